@@ -1,0 +1,60 @@
+"""What `Connection.events_received()` returns: what the peer's bytes meant."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .messages import Hello, Problem, Reply, Request
+
+
+class HelloReceived(NamedTuple):
+    """The peer's first frame. Streams may be used from here on, not before."""
+
+    hello: Hello
+
+
+class StreamOpened(NamedTuple):
+    """Agent only: a new stream with its request. Call `consumed(stream_id, cost)` when it has been dealt with."""
+
+    stream_id: int
+    request: Request
+    cost: int
+
+
+class MessageReceived(NamedTuple):
+    """Control plane only: a whole message. Call `consumed(stream_id, cost)` when it has been dealt with."""
+
+    stream_id: int
+    message: Reply
+    cost: int
+
+
+class DataReceived(NamedTuple):
+    """Raw bytes. Call `consumed(stream_id, cost)` when they have been dealt with."""
+
+    stream_id: int
+    channel: int
+    data: bytes
+    cost: int
+
+
+class EndReceived(NamedTuple):
+    """The peer will send nothing more on this stream."""
+
+    stream_id: int
+
+
+class ResetReceived(NamedTuple):
+    """The peer ended the stream, both ways."""
+
+    stream_id: int
+    problem: Problem
+
+
+class CreditReceived(NamedTuple):
+    """There is room to send again."""
+
+    stream_id: int
+
+
+Event = HelloReceived | StreamOpened | MessageReceived | DataReceived | EndReceived | ResetReceived | CreditReceived

@@ -1,0 +1,474 @@
+"""What travels in HELLO, OPEN, MESSAGE and RESET frames: tagged msgspec Structs as msgpack arrays.
+
+A stream begins with one request (from the control plane) and carries the replies listed beside it. A request that
+fails is answered by RESET with a Problem. Rules for change: new fields at the end, with defaults; no field ever
+changes its type; the tags are names for good. Anything else is a new GENERATION. Collections in replies have a
+bound, because sixteen megabytes of empty strings are a hundred in memory.
+
+    request            replies on the same stream, in order                           then
+    sandbox.claim      sandbox.claimed; when the entrypoint ends: process.exited       END
+    process.start      process.started, data(STDOUT, STDERR)*, process.exited          END
+    process.output     process.state, data(STDOUT)*                                    END
+    process.list       process.state*                                                  END
+    process.signal     done                                                            END
+    file.read          file.info, data(STDOUT)*                                        END
+    file.write         after data(INPUT)* END from the control plane: file.info        END
+    file.stat          file.info*                                                      END
+    file.list          file.info*                                                      END
+    file.search        file.info*                                                      END
+    file.remove        done                                                            END
+    file.move          done                                                            END
+    file.change        done                                                            END
+    file.replace       file.replaced*                                                  END
+    directory.make     done                                                            END
+    directory.remove   done                                                            END
+    context.open       context.state                                                   END
+    context.prepare    done                                                            END
+    context.list       context.state*                                                  END
+    context.close      done                                                            END
+    context.interrupt  done                                                            END
+    context.run        (data | context.result | context.error)*, context.done          END
+    metrics.read       metrics                                                         END
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from .errors import RemoteProtocolError
+
+# Both sides offer theirs in Hello; the lower one rules. Warm containers outlive an upgrade of the control plane.
+GENERATION = 1
+
+
+# Generous for any program, and a bound for a hostile one. execd holds runners to the same.
+MimeBundle = Annotated[dict[str, str], msgspec.Meta(max_length=1000)]
+Traceback = Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)]
+
+
+class Struct(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all: immutable, a msgpack array whose first item is the tag."""
+
+
+class Hello(Struct, tag="hello", frozen=True):
+    """First frame each way, on stream 0."""
+
+    generation: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    version: Annotated[str, msgspec.Meta(max_length=100)]  # of the distribution, for the log only
+
+
+class Problem(Struct, tag="problem", frozen=True):
+    """Why a stream was reset. `code` is stable: `file.not_found`, `process.spawn_failed`, `internal` …"""
+
+    code: Annotated[str, msgspec.Meta(max_length=64)]
+    message: Annotated[str, msgspec.Meta(max_length=1000)]
+
+    def clipped(self) -> Problem:
+        """Return it with no more text than may travel, and none that UTF-8 cannot say (a file name may hold it)."""
+        message = self.message[:1000].encode("utf-8", "backslashreplace").decode()
+        return Problem(self.code[:64], message[:1000])
+
+
+# -- sandbox ----------------------------------------
+
+
+class SandboxClaim(Struct, tag="sandbox.claim", frozen=True):
+    """Bind the identity: from here on the container belongs to one sandbox.
+
+    The stream stays open; it ends with process.exited when the entrypoint ends. Claiming again (after the control
+    plane restarted) with the same id changes nothing and follows the same entrypoint.
+    """
+
+    id: str
+    env: dict[str, str] = {}
+    entrypoint: tuple[str, ...] = ()
+    cwd: str = ""
+
+
+class SandboxClaimed(Struct, tag="sandbox.claimed", frozen=True):
+    """The entrypoint runs. `pid` is 0 when there is none to run."""
+
+    pid: int = 0
+
+
+# -- processes ----------------------------------------
+
+
+class ProcessStart(Struct, tag="process.start", frozen=True):
+    """Start a process in its own session and process group.
+
+    Exactly one of `argv` and `shell` is set; `shell` is a script for bash (sh where there is no bash).
+    With `background` the process outlives the stream and the link, stdin is /dev/null, and stdout and stderr go
+    merged into a bounded buffer (head and tail) that `process.output` reads; the stream ends after process.started.
+    Otherwise a reset of the stream, or the loss of the link, kills its process group.
+    """
+
+    id: str  # made by the control plane, unique in the sandbox
+    argv: tuple[str, ...] = ()
+    shell: str = ""
+    env: dict[str, str] = {}
+    cwd: str = ""  # "" is the sandbox's; `~` and `$NAME` are expanded
+    uid: int | None = None
+    gid: int | None = None
+    timeout_s: float | None = None  # then TERM to the group, and KILL two seconds later
+    background: bool = False
+    stdin: bool = False  # data(INPUT) is its stdin, END closes it
+
+
+class ProcessStarted(Struct, tag="process.started", frozen=True):
+    """The program was executed."""
+
+    pid: int
+
+
+class ProcessExited(Struct, tag="process.exited", frozen=True):
+    """The end of a process, after both pipes reached EOF or the drain time ran out."""
+
+    cause: str  # exit | signal | timeout | oom | killed
+    exit_code: int  # 128 + signal number when a signal ended it
+    signal: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    peak_memory_bytes: int = 0
+    output_bytes: int = 0
+
+
+class ProcessOutput(Struct, tag="process.output", frozen=True):
+    """Read the kept output from a byte offset to its present end. Bytes that were dropped in the middle are skipped."""
+
+    id: str
+    offset: int = 0
+
+
+class ProcessState(Struct, tag="process.state", frozen=True):
+    """One process as the table knows it. Ended ones stay for late readers, a bounded number of them."""
+
+    id: str
+    command: str
+    pid: int
+    started_at: float  # Unix time, s
+    finished_at: float | None = None
+    exited: ProcessExited | None = None
+    output_start: int = 0  # process.output only: offset of the first byte that follows
+    output_end: int = 0  # offset after the last byte kept
+
+
+class ProcessList(Struct, tag="process.list", frozen=True):
+    """List processes: all of them, or the one with this id (process.not_found when there is none)."""
+
+    id: str = ""
+
+
+class ProcessSignal(Struct, tag="process.signal", frozen=True):
+    """Send a signal to a process group; with `kill_after_s`, KILL follows when the process still lives then."""
+
+    id: str
+    signal: int
+    kill_after_s: float | None = None
+
+
+# -- files ----------------------------------------
+
+
+class FileRead(Struct, tag="file.read", frozen=True):
+    """Read a regular file: `length` bytes from `offset` (None: to the end), or a window of lines.
+
+    A negative offset counts from the end. `first_line` is 1-based; `lines` None means to the end.
+    """
+
+    path: str
+    offset: int = 0
+    length: int | None = None
+    first_line: int | None = None
+    lines: int | None = None
+
+
+class FileWrite(Struct, tag="file.write", frozen=True):
+    """Write a file whole, atomically: it has its new content, or the old one. Parent directories are made."""
+
+    path: str
+    mode: int | None = None  # permission bits
+    owner: str = ""  # name or number; "" leaves it
+    group: str = ""
+
+
+class FileInfo(Struct, tag="file.info", frozen=True):
+    """A file, not followed when it is a symlink."""
+
+    path: str
+    kind: str  # file | directory | symlink | other
+    size: int
+    mode: int  # permission bits
+    modified_at: float  # Unix time, s
+    created_at: float
+    owner: str
+    group: str
+
+
+class FileStat(Struct, tag="file.stat", frozen=True):
+    """Describe files; any missing one fails the request."""
+
+    paths: tuple[str, ...]
+
+
+class FileList(Struct, tag="file.list", frozen=True):
+    """List a directory down to `depth` (1: its entries)."""
+
+    path: str
+    depth: int = 1
+
+
+class FileSearch(Struct, tag="file.search", frozen=True):
+    """Find files below `path` whose name, or path below it when the pattern has a slash, matches a glob."""
+
+    path: str
+    pattern: str
+
+
+class FileRemove(Struct, tag="file.remove", frozen=True):
+    """Remove files (symlinks themselves, never their targets). A missing one is no error; a directory is."""
+
+    paths: tuple[str, ...]
+
+
+class FileMove(Struct, tag="file.move", frozen=True):
+    """Rename (source, destination) pairs. An existing destination is an error; parents are made."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+class FileAttributes(Struct, tag="file.attributes", frozen=True):
+    """What to change about one path. None and "" leave a thing as it is."""
+
+    path: str
+    mode: int | None = None
+    owner: str = ""
+    group: str = ""
+
+
+class FileChange(Struct, tag="file.change", frozen=True):
+    """Set mode, owner and group of existing files."""
+
+    files: tuple[FileAttributes, ...]
+
+
+class FileReplacement(Struct, tag="file.replacement", frozen=True):
+    """Replace every `old` by `new` in one file."""
+
+    path: str
+    old: str
+    new: str
+
+
+class FileReplace(Struct, tag="file.replace", frozen=True):
+    """Replace text in files, each atomically."""
+
+    files: tuple[FileReplacement, ...]
+
+
+class FileReplaced(Struct, tag="file.replaced", frozen=True):
+    """How often the text was found in one file."""
+
+    path: str
+    count: int
+
+
+class DirectoryMake(Struct, tag="directory.make", frozen=True):
+    """Make directories with their parents; existing ones only have their attributes set."""
+
+    directories: tuple[FileAttributes, ...]
+
+
+class DirectoryRemove(Struct, tag="directory.remove", frozen=True):
+    """Remove directories with all they hold, never following a symlink. A missing one is no error."""
+
+    paths: tuple[str, ...]
+
+
+# -- contexts ----------------------------------------
+
+
+class ContextOpen(Struct, tag="context.open", frozen=True):
+    """Start a context: a live interpreter of a language that the image declares."""
+
+    id: str  # made by the control plane, unique in the sandbox
+    language: str
+    cwd: str = ""
+
+
+class ContextPrepare(Struct, tag="context.prepare", frozen=True):
+    """Make ready what the manifests mark as eager, so that the first context is quick.
+
+    execd does not do so by itself: it takes most of a second of CPU, and only the control plane knows whether a
+    hundred other containers are being started in this moment. `done` comes when it is ready, or could not be made.
+    """
+
+
+class ContextState(Struct, tag="context.state", frozen=True):
+    """One context."""
+
+    id: str
+    language: str
+    pid: int = 0
+    busy: bool = False
+
+
+class ContextList(Struct, tag="context.list", frozen=True):
+    """List contexts: all, those of a language, or the one with this id (context.not_found when there is none)."""
+
+    language: str = ""
+    id: str = ""
+
+
+class ContextClose(Struct, tag="context.close", frozen=True):
+    """End contexts by id, or all of a language; a run that goes on ends as killed."""
+
+    id: str = ""
+    language: str = ""
+
+
+class ContextInterrupt(Struct, tag="context.interrupt", frozen=True):
+    """Interrupt the present run; the state stays."""
+
+    id: str
+
+
+class ContextRun(Struct, tag="context.run", frozen=True):
+    """Run code in a context; runs in one context queue in order. A reset of the stream interrupts or unqueues it."""
+
+    id: str
+    code: str
+    timeout_s: float | None = None
+
+
+class ContextResult(Struct, tag="context.result", frozen=True):
+    """A value shown: MIME type → text (binary types in base64). `kind` is `result` or `display`."""
+
+    kind: str
+    data: MimeBundle
+    execution_count: int = 0
+
+
+class ContextError(Struct, tag="context.error", frozen=True):
+    """The code raised. The context lives on unless `context.done` says otherwise."""
+
+    name: str
+    value: str
+    traceback: Traceback = ()
+
+
+class ContextDone(Struct, tag="context.done", frozen=True):
+    """The run is over."""
+
+    cause: str  # ok | error | interrupted | timeout | died
+    execution_count: int = 0
+    wall_s: float = 0.0
+    message: str = ""  # why it died
+
+
+# -- the rest ----------------------------------------
+
+
+class MetricsRead(Struct, tag="metrics.read", frozen=True):
+    """Read the sandbox's own use of CPU and memory."""
+
+
+class Metrics(Struct, tag="metrics", frozen=True):
+    """From the sandbox's cgroup; -1 where the kernel does not tell (the control plane then asks the engine)."""
+
+    cpu_count: float
+    cpu_used_pct: float  # of `cpu_count`, since the last reading or over 50 ms
+    memory_total_bytes: int
+    memory_used_bytes: int
+    at: float  # Unix time, s
+
+
+class Done(Struct, tag="done", frozen=True):
+    """It has been done; there is nothing to tell."""
+
+
+Request = (
+    SandboxClaim
+    | ProcessStart
+    | ProcessOutput
+    | ProcessList
+    | ProcessSignal
+    | FileRead
+    | FileWrite
+    | FileStat
+    | FileList
+    | FileSearch
+    | FileRemove
+    | FileMove
+    | FileChange
+    | FileReplace
+    | DirectoryMake
+    | DirectoryRemove
+    | ContextOpen
+    | ContextPrepare
+    | ContextList
+    | ContextClose
+    | ContextInterrupt
+    | ContextRun
+    | MetricsRead
+)
+Reply = (
+    SandboxClaimed
+    | ProcessStarted
+    | ProcessExited
+    | ProcessState
+    | FileInfo
+    | FileReplaced
+    | ContextState
+    | ContextResult
+    | ContextError
+    | ContextDone
+    | Metrics
+    | Done
+)
+
+Message = Request | Reply
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_reply_decoder = msgspec.msgpack.Decoder(Reply)
+_hello_decoder = msgspec.msgpack.Decoder(Hello)
+_problem_decoder = msgspec.msgpack.Decoder(Problem)
+
+
+def encode_message(message: Message | Hello | Problem) -> bytes:
+    """Return the message as msgpack."""
+    return _encoder.encode(message)
+
+
+def decode_request(payload: bytes | bytearray) -> Request:
+    """Decode what the control plane sent. Raises RemoteProtocolError."""
+    request: Request = _decode(_request_decoder, payload)
+    return request
+
+
+def decode_reply(payload: bytes | bytearray) -> Reply:
+    """Decode what execd sent. Raises RemoteProtocolError."""
+    reply: Reply = _decode(_reply_decoder, payload)
+    return reply
+
+
+def decode_hello(payload: bytes | bytearray) -> Hello:
+    """Decode a HELLO frame. Raises RemoteProtocolError."""
+    hello: Hello = _decode(_hello_decoder, payload)
+    return hello
+
+
+def decode_problem(payload: bytes | bytearray) -> Problem:
+    """Decode a RESET frame. Raises RemoteProtocolError."""
+    problem: Problem = _decode(_problem_decoder, payload)
+    return problem
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], payload: bytes | bytearray) -> Any:
+    try:
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"undecodable message: {error}") from error

@@ -1,0 +1,205 @@
+"""The pipes of a process: output read as it comes, as long as somebody takes it; input written as it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Mapping
+
+from execd.process.output import Output
+from execd.wire.frames import MAX_PAYLOAD_BYTES, Channel
+
+READ_BYTES = MAX_PAYLOAD_BYTES  # as much as a pipe holds, and as one frame carries
+# How long after its end we wait for EOF: a child of its own may hold the pipes open for ever.
+DRAIN_S = 0.2
+
+_FIONREAD = 0x541B  # bytes waiting in a pipe; the same number on x86, arm64 and riscv
+
+# Takes all of some bytes. False: it has them, and nothing more may come before resume().
+Sink = Callable[[bytes, Channel], bool]
+
+
+def nowhere(_data: bytes, _channel: Channel) -> bool:
+    """The sink of what nobody wants. Reading on keeps a daemon alive that still writes to its starter's pipe."""
+    return True
+
+
+def keep_in(output: Output) -> Sink:
+    """Return the sink that fills *output*, which is never full."""
+
+    def take(data: bytes, _channel: Channel) -> bool:
+        output.append(data)
+        return True
+
+    return take
+
+
+class OutputPipes:
+    """Reads pipes into a sink. A sink that is full stops the reading, so the pipes fill and their writers block."""
+
+    def __init__(self, pipes: Mapping[int, Channel], sink: Sink, *, late_sink: Sink = nowhere) -> None:
+        """Own these non-blocking descriptors. Nothing is read before `resume()`.
+
+        Args:
+            late_sink: takes what arrives on a pipe after it has been given up, see `drain()`. It is never full.
+        """
+        self.total_bytes = 0  # that reached the sink
+        self._loop = asyncio.get_running_loop()
+        self._awaited = dict(pipes)
+        self._given_up: dict[int, Channel] = {}
+        self._left: dict[int, int] = {}  # at the end of the drain time: bytes that are still to be delivered
+        self._sink = sink
+        self._late_sink = late_sink
+        self._reading = False
+        self._on_done: Callable[[], None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def resume(self) -> None:
+        """Read (on), from the next turn of the loop."""
+        if not self._reading:
+            self._reading = True
+            for fd in self._awaited:
+                self._loop.add_reader(fd, self._read, fd)
+
+    def drain(self, on_done: Callable[[], None]) -> None:
+        """The process has ended: call *on_done* once when all that it wrote has reached the sink.
+
+        That is at EOF. Where something else holds a pipe open it is DRAIN_S later, after what waited in the pipe then
+        has been delivered, however slow the sink; from there on that pipe is read into the late sink.
+        """
+        self._on_done = on_done
+        if self._awaited:
+            self._deadline = self._loop.call_later(DRAIN_S, self._give_up)
+        else:
+            self._check_done()
+
+    def discard(self) -> None:
+        """Nobody listens any more: read all that comes into nowhere."""
+        self._sink = nowhere
+        self.resume()
+
+    def close(self) -> None:
+        """Close all pipes now; *on_done* is not called any more."""
+        self._on_done = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for fd in (*self._awaited, *self._given_up):
+            self._loop.remove_reader(fd)
+            os.close(fd)
+        self._awaited.clear()
+        self._given_up.clear()
+
+    def _read(self, fd: int) -> None:
+        try:
+            data = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # as good as EOF: there is nothing to be had from it
+        channel = self._awaited[fd]
+        if not data:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+            del self._awaited[fd]
+            self._check_done()
+            return
+        self.total_bytes += len(data)
+        if not self._sink(data, channel):
+            self._pause()
+        if fd in self._left:
+            self._left[fd] -= len(data)
+            if self._left[fd] <= 0:
+                self._let_go(fd)
+
+    def _pause(self) -> None:
+        self._reading = False
+        for fd in self._awaited:
+            self._loop.remove_reader(fd)
+
+    def _give_up(self) -> None:
+        for fd in list(self._awaited):
+            self._left[fd] = _waiting_bytes(fd)
+            if not self._left[fd]:
+                self._let_go(fd)
+
+    def _let_go(self, fd: int) -> None:
+        self._given_up[fd] = self._awaited.pop(fd)
+        self._left.pop(fd, None)
+        self._loop.add_reader(fd, self._read_late, fd)
+        self._check_done()
+
+    def _read_late(self, fd: int) -> None:
+        try:
+            data = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._late_sink(data, self._given_up[fd])
+        else:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+            del self._given_up[fd]
+
+    def _check_done(self) -> None:
+        if self._awaited or self._on_done is None:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._sink = nowhere  # what is remembered of a process must not keep the stream it wrote to
+        on_done, self._on_done = self._on_done, None
+        on_done()
+
+
+class InputPipe:
+    """A process's stdin."""
+
+    def __init__(self, fd: int) -> None:
+        """Own this non-blocking descriptor; -1 is a stdin that was closed from the start."""
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._writable: asyncio.Future[None] | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Return when the pipe has taken all of *data*, or when nobody can read it any more (no error).
+
+        One task writes. Cancelled, it may have written a part.
+        """
+        view = memoryview(data)
+        while view and self._fd >= 0:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                await self._wait_writable()
+            except OSError:
+                self.close()  # EPIPE: the process does not want to know, which is its right
+
+    def close(self) -> None:
+        """Give the process EOF. Harmless when repeated."""
+        if self._fd >= 0:
+            self._stop_waiting()
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _wait_writable(self) -> None:
+        self._writable = self._loop.create_future()
+        self._loop.add_writer(self._fd, self._stop_waiting)
+        try:
+            await self._writable
+        finally:
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        if self._writable is not None:
+            self._loop.remove_writer(self._fd)
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
+
+
+def _waiting_bytes(fd: int) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(fd, _FIONREAD, b"\0\0\0\0"))
+    return int(count)

@@ -1,0 +1,145 @@
+"""The channel to execd: one JSON object a line, both ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import threading
+from collections import deque
+from typing import Any
+
+Message = dict[str, Any]
+
+MAX_LINE_BYTES = 16 * 1024 * 1024 - 64 * 1024  # execd takes no longer ones
+
+
+class TooLarge(Exception):
+    """A message is longer than MAX_LINE_BYTES; nothing was sent."""
+
+
+class Interrupts:
+    """SIGINT as KeyboardInterrupt, only while user code runs, and never in the middle of a message."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self._shields = 0
+        self._pending = False
+
+    def install(self) -> None:
+        """Take SIGINT over; user code may have put a handler of its own in our place."""
+        if signal.getsignal(signal.SIGINT) != self._strike:
+            signal.signal(signal.SIGINT, self._strike)
+
+    def __enter__(self) -> None:
+        """Hold SIGINT back until the end of the block. Only the main thread is ever struck."""
+        self._shields += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._shields -= 1
+        if self._pending and not self._shields:
+            self._pending = False
+            if self.armed:
+                raise KeyboardInterrupt
+
+    def _strike(self, _number: int, _frame: object) -> None:
+        if self._shields:
+            self._pending = True
+        elif self.armed:
+            raise KeyboardInterrupt
+
+
+class Unshielded:
+    """What other threads use in place of Interrupts: signals do not strike there."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Channel:
+    """Sends from any thread; receives in the main thread."""
+
+    def __init__(self, execd: socket.socket, interrupts: Interrupts) -> None:
+        self._socket = execd
+        self._interrupts = interrupts
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._pieces: list[bytes] = []  # of a line whose end has not come
+        self._inbox: deque[Message] = deque()
+        self._sent = 0  # messages that ask for an ack
+        self._acknowledged = 0
+        self.interrupted_run = 0  # the last one that execd asked to interrupt
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is still the context's process, not a child that user code forked."""
+        return os.getpid() == self._pid
+
+    def receive(self) -> Message | None:
+        """Return the next message; None when execd has closed the channel."""
+        while not self._inbox:
+            if not self._read():
+                return None
+        return self._inbox.popleft()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether a message, or the end, is there within so many seconds."""
+        return bool(self._inbox) or bool(select.select([self._socket], [], [], timeout_s)[0])
+
+    def take_what_is_there(self) -> None:
+        """Read without waiting."""
+        with self._interrupts:
+            while self.wait(0) and not self._inbox and self._read():
+                pass
+
+    def send(self, message: Message, *, in_order: bool = False) -> None:
+        """Send a message. With *in_order* return when execd has taken what was printed before it.
+
+        In a process that user code forked it does nothing: the channel belongs to the parent.
+
+        Raises:
+            TooLarge
+        """
+        if not self.is_ours:
+            return
+        main = threading.current_thread() is threading.main_thread()
+        in_order = in_order and main
+        with self._interrupts if main else Unshielded(), self._lock:
+            if in_order:
+                message = {**message, "ack": self._sent + 1}
+            # Lone surrogates have no UTF-8; nobody could read them anyway.
+            line = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            if len(line) > MAX_LINE_BYTES:
+                raise TooLarge(f"{len(line)} bytes, more than {MAX_LINE_BYTES}")
+            self._sent += in_order
+            self._socket.sendall(line)
+        if in_order:
+            self._wait_until_taken(self._sent)
+
+    def _wait_until_taken(self, number: int) -> None:
+        while self._acknowledged < number:
+            # Ctrl-C may strike while we only look, not while we take: no byte can get lost between the two.
+            if not self._socket.recv(1, socket.MSG_PEEK):
+                return
+            with self._interrupts:
+                self._read()
+
+    def _read(self) -> bool:
+        data = self._socket.recv(64 * 1024)
+        self._pieces.append(data)
+        if b"\n" not in data:
+            return bool(data)
+        *lines, rest = b"".join(self._pieces).split(b"\n")
+        self._pieces = [rest]
+        for line in lines:
+            message = json.loads(line)
+            if message["op"] == "ack":
+                self._acknowledged = message["ack"]
+            elif message["op"] == "interrupt":
+                self.interrupted_run = message["id"]
+            else:
+                self._inbox.append(message)
+        return bool(data)

@@ -1,0 +1,135 @@
+"""One context: take runs from the channel, execute them in the shell, say how each ended."""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+import time
+from typing import Any
+
+from sandlot_python import figures
+from sandlot_python.channel import Channel, Interrupts, Message
+from sandlot_python.shell import ContextShell
+
+PROTOCOL = 1
+IDLE_S = 0.003
+FIRST_RUN = "None or 1"
+OOM_SCORE = 200  # above the zygote, whose pages every context shares: one context dies before all lose their source
+
+
+def enter(environment: dict[str, str], cwd: str) -> None:
+    """Become what a program started in the sandbox would be.
+
+    Raises:
+        OSError: the working directory.
+    """
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    os.chdir(cwd)
+    time.tzset()
+    _search_path(environment)
+
+
+def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None:
+    """Serve the channel until execd closes it."""
+    _new_seeds()
+    _raise_oom_score()
+    channel.send({"type": "ready", "protocol": PROTOCOL})
+    if not channel.wait(IDLE_S):
+        shell.warm_up(FIRST_RUN)  # nobody needs us yet: be quick when somebody does
+    start = channel.receive()
+    if start is None:
+        return
+    try:
+        enter(start["env"], start["cwd"])
+    except OSError as error:
+        channel.send({"type": "failed", "message": f"{start['cwd']}: {error.strerror}"})
+        return
+    shell.channel = channel
+    runs = _Runs(channel, shell, interrupts)
+    channel.send({"type": "started"})
+    while (message := channel.receive()) is not None:
+        if message["op"] == "run":
+            runs.run(message)
+        # What we do not know was not meant for us: execd waits for no answer to it.
+
+
+class _Runs:
+    def __init__(self, channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None:
+        self._channel = channel
+        self._shell = shell
+        self._interrupts = interrupts
+
+    def run(self, message: Message) -> None:
+        """Execute one cell. Whatever happens in it, `done` is said last, once."""
+        self._interrupts.install()
+        count = self._shell.execution_count
+        try:
+            try:
+                self._interrupts.armed = True
+                self._hear_interrupt(message["id"])
+                status = self._execute(message["code"])
+            finally:
+                self._interrupts.armed = False
+        except KeyboardInterrupt:  # it struck outside of user code
+            self._interrupts.armed = False
+            status = "interrupted"
+            self._shell.show_error(KeyboardInterrupt, KeyboardInterrupt(), ["KeyboardInterrupt"])
+        self._shell.flush()
+        if not self._channel.is_ours:
+            os._exit(status != "ok")  # a child that the cell forked came to the end of the cell
+        self._channel.send({"type": "done", "id": message["id"], "status": status, "count": count})
+
+    def _hear_interrupt(self, number: int) -> None:
+        """A signal that came before we were armed struck nothing; what was said with it is here by now."""
+        self._channel.take_what_is_there()
+        if self._channel.interrupted_run == number:
+            raise KeyboardInterrupt
+
+    def _execute(self, code: str) -> str:
+        shell = self._shell
+        shell.errors_shown = 0
+        result = shell.run_cell(code, store_history=True)
+        error = result.error_before_exec or result.error_in_exec
+        try:
+            figures.show_open()
+        except Exception as failed:
+            shell.showtraceback()
+            error = error or failed
+        if error is None:
+            return "ok"
+        if not shell.errors_shown:
+            shell.show_error(type(error), error, [f"{type(error).__name__}: {error}"])
+        struck = isinstance(error, KeyboardInterrupt) or shell.interrupted
+        return "interrupted" if struck else "error"
+
+
+def _search_path(environment: dict[str, str]) -> None:
+    """Modules come from the working directory first, and from what PYTHONPATH says now."""
+    named = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    others = [path for path in sys.path if path and path not in named]
+    user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+    if user and user not in others:
+        others.append(user)  # `pip install` makes it when it may not write elsewhere
+    sys.path[:] = ["", *named, *others]
+
+
+def _new_seeds() -> None:
+    """No two contexts draw the same random numbers. (Python's own generator sees to itself after a fork.)"""
+    if "numpy.random" in sys.modules:
+        numpy_random: Any = sys.modules["numpy.random"]
+        numpy_random.seed(list(os.urandom(32)))
+
+
+def _raise_oom_score() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            score = min(int(file.read()) + OOM_SCORE, 1000)
+            file.seek(0)
+            file.write(str(score))
+    except (OSError, ValueError):
+        pass  # without /proc the kernel chooses by size alone

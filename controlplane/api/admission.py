@@ -1,0 +1,187 @@
+"""From the body of POST /sandboxes to what is to be created: everything that can be said without an engine.
+
+What this server cannot do (yet) is refused by name. Nothing that a caller asks for is silently left out.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+
+from controlplane.api.quantities import parse_cpus, parse_memory
+from controlplane.api.schema import CreateSandboxRequest, Platform, clean_env
+from controlplane.errors import InvalidRequest
+from controlplane.sandbox import CreateRequest, Limits
+
+MIN_TIMEOUT_S = 60
+MAX_TIMEOUT_S = 10 * 365 * 86400  # ten years: beyond it no calendar is safe
+MAX_ENTRIES = 256  # of env, metadata and extensions each
+MAX_IMAGE_CHARS = 512
+# The kernel's limit for one argument (MAX_ARG_STRLEN) less its terminator.
+MAX_ARGUMENT_BYTES = 128 * 1024 - 1
+
+RESERVED_ENV = "OPENSANDBOX_LIFECYCLE"
+RESERVED_PREFIX = "opensandbox.io/"
+
+_LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_ACCESS_RENEWAL = "access.renew.extend.seconds"
+
+
+def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
+    """Return what is to be created. *defaults* fill in what `resourceLimits` leaves open.
+
+    Raises:
+        InvalidRequest: the message names the field.
+    """
+    _refuse_unsupported(body)
+    if body.image is None:
+        raise InvalidRequest("image: is missing")
+    uri = body.image.uri
+    if len(uri) > MAX_IMAGE_CHARS or not _IMAGE.fullmatch(uri):
+        raise InvalidRequest("image.uri: is not the name of an image")
+    return CreateRequest(
+        image=uri,
+        entrypoint=_entrypoint(body.entrypoint),
+        env=_env(body),
+        metadata=_metadata(body.metadata or {}),
+        extensions=_extensions(body.extensions or {}),
+        limits=_limits(body.resource_limits, defaults),
+        network=_network(body),
+        timeout_s=_timeout(body.timeout),
+    )
+
+
+def _refuse_unsupported(body: CreateSandboxRequest) -> None:
+    sources = [name for name, value in _sources(body).items() if value]
+    if len(sources) > 1:
+        raise InvalidRequest(f"{' and '.join(sources)} exclude each other; give exactly one")
+    refused = {
+        "snapshotId": bool(body.snapshot_id),
+        "templateId": bool(body.template_id),
+        "image.auth": body.image is not None and body.image.auth is not None,
+        "volumes": bool(body.volumes),
+        "lifecycle": bool(body.lifecycle),
+        "credentialProxy.enabled": body.credential_proxy is not None and body.credential_proxy.enabled,
+        "resourceRequests": bool(body.resource_requests),
+        "platform": body.platform is not None and not _is_ours(body.platform),
+    }
+    for name, is_asked in refused.items():
+        if is_asked:
+            raise _unsupported(name)
+
+
+def _sources(body: CreateSandboxRequest) -> dict[str, bool]:
+    return {
+        "image": body.image is not None,
+        "snapshotId": bool(body.snapshot_id),
+        "templateId": bool(body.template_id),
+    }
+
+
+def _unsupported(name: str, more: str = "") -> InvalidRequest:
+    return InvalidRequest(f"{name}: is not supported by this server{more}", code="sandbox.unsupported")
+
+
+def _is_ours(wanted: Platform) -> bool:
+    machine = platform.machine()
+    return (wanted.os.strip().lower(), wanted.arch.strip().lower()) == ("linux", _MACHINES.get(machine, machine))
+
+
+def _entrypoint(entrypoint: tuple[str, ...] | None) -> tuple[str, ...]:
+    if not entrypoint:
+        raise InvalidRequest(
+            "entrypoint: is required together with image, and needs at least one item",
+            code="sandbox.invalid_entrypoint",
+        )
+    for index, argument in enumerate(entrypoint):
+        if "\0" in argument or len(argument.encode()) > MAX_ARGUMENT_BYTES:
+            raise InvalidRequest(f"entrypoint[{index}]: contains NUL or is too long", code="sandbox.invalid_entrypoint")
+    if not entrypoint[0].strip():
+        raise InvalidRequest("entrypoint[0]: must name a program", code="sandbox.invalid_entrypoint")
+    return entrypoint
+
+
+def _timeout(timeout: int | None) -> int | None:
+    if timeout is None:
+        return None
+    if not MIN_TIMEOUT_S <= timeout <= MAX_TIMEOUT_S:
+        raise InvalidRequest(f"timeout: must be at least {MIN_TIMEOUT_S} and at most {MAX_TIMEOUT_S} s, or null")
+    return timeout
+
+
+def _env(body: CreateSandboxRequest) -> dict[str, str]:
+    env = clean_env(body.env, "env", code="request.invalid")
+    _check_count(env, "env")
+    if RESERVED_ENV in env:
+        raise InvalidRequest(f"env.{RESERVED_ENV}: is reserved")
+    for key, value in env.items():
+        if len(key.encode()) + len(value.encode()) + 1 > MAX_ARGUMENT_BYTES:
+            raise InvalidRequest(f"env.{key[:64]}: is longer than {MAX_ARGUMENT_BYTES} bytes")
+    return env
+
+
+def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+    _check_count(metadata, "metadata")
+    for key, value in metadata.items():
+        if key.startswith(RESERVED_PREFIX):
+            problem = "this prefix is reserved"
+        elif not _is_label_key(key):
+            problem = (
+                "the key must be a label: at most 63 letters, digits, '-', '_', '.', after an optional DNS prefix/"
+            )
+        elif value and not _LABEL.fullmatch(value):
+            problem = "the value must be empty or a label: at most 63 letters, digits, '-', '_', '.'"
+        else:
+            continue
+        raise InvalidRequest(f"metadata.{key[:64]}: {problem}", code="sandbox.invalid_metadata")
+    return metadata
+
+
+def _is_label_key(key: str) -> bool:
+    prefix, slash, name = key.rpartition("/")
+    if slash and not (len(prefix) <= 253 and all(map(_DNS_LABEL.fullmatch, prefix.split(".")))):
+        return False
+    return _LABEL.fullmatch(name) is not None
+
+
+def _extensions(extensions: dict[str, str]) -> dict[str, str]:
+    _check_count(extensions, "extensions")
+    for key in extensions:
+        if key == "poolRef":
+            raise _unsupported("extensions.poolRef", "; it keeps its own pools, by image")
+        if key == _ACCESS_RENEWAL or key.startswith(("bootstrap.", "storage.")):
+            raise _unsupported(f"extensions.{key[:64]}")
+    return extensions
+
+
+def _limits(wanted: dict[str, str] | None, defaults: Limits) -> Limits | None:
+    if not wanted:
+        return None
+    cpus, memory_bytes = defaults.cpus, defaults.memory_bytes
+    for key, text in wanted.items():
+        if key == "cpu":
+            cpus = parse_cpus(text, "resourceLimits.cpu")
+        elif key == "memory":
+            memory_bytes = parse_memory(text, "resourceLimits.memory")
+        else:
+            raise _unsupported(f"resourceLimits.{key[:64]}")
+    return Limits(cpus=cpus, memory_bytes=memory_bytes, pids=defaults.pids)
+
+
+def _network(body: CreateSandboxRequest) -> bool | None:
+    """A policy that forbids everything is a sandbox without a network; finer ones are not enforced yet."""
+    policy = body.network_policy
+    if policy is None:
+        return None
+    if policy.default_action != "deny" or policy.egress:
+        raise _unsupported("networkPolicy", ', except {"defaultAction": "deny"} without rules')
+    return False
+
+
+def _check_count(entries: dict[str, str], name: str) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise InvalidRequest(f"{name}: has more than {MAX_ENTRIES} entries")

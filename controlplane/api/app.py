@@ -1,0 +1,187 @@
+"""The ASGI application: its middleware and all of its routes, as lists to be read from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import prometheus_client
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.types import ASGIApp, Lifespan
+
+from controlplane.api.access import AccessLog
+from controlplane.api.auth import Authentication, Checks
+from controlplane.api.code import Codes
+from controlplane.api.commands import Commands
+from controlplane.api.egress import Egress
+from controlplane.api.files import Files
+from controlplane.api.health import Health
+from controlplane.api.lifecycle import EGRESS_PORT, EXECD_PORT, Lifecycle
+from controlplane.api.metrics import Meters
+from controlplane.api.problems import answer_error, answer_http_error, flat
+from controlplane.api.transfer import Transfers
+from controlplane.errors import SandlotError
+from controlplane.sandbox import Limits
+
+if TYPE_CHECKING:
+    from controlplane.lifecycle.sandboxes import Sandboxes
+    from controlplane.link.relay import Relay
+
+ANY = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the edge needs of the settings."""
+
+    public_address: str = ""  # host[:port] for endpoints; empty: as the client called us
+    limits: Limits = Limits()  # of a sandbox that asks for none
+    run_timeout_s: float | None = None  # of a command or run that names none
+    open_metrics: bool = False  # Prometheus' /metrics needs no key
+
+
+def make_app(
+    *,
+    sandboxes: Sandboxes,
+    relay: Relay,
+    credentials: Checks,
+    settings: ApiSettings,
+    metrics_registry: prometheus_client.CollectorRegistry,
+    is_ready: Callable[[], bool],
+    lifespan: Lifespan[Starlette] | None = None,
+) -> ASGIApp:
+    """Put the application together."""
+    lifecycle = Lifecycle(sandboxes, credentials, limits=settings.limits, public_address=settings.public_address)
+    egress = Egress(sandboxes)
+    health = Health(relay, metrics_registry, is_ready)
+    routes = [
+        _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}", _execd_routes(sandboxes, relay, health, settings)),
+        _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EGRESS_PORT}", _egress_routes(egress)),
+        Route("/sandboxes/{sandbox_id}/proxy/{rest:path}", refuse(501, _PORTS), methods=ANY),
+        Route("/sandboxes", lifecycle.create, methods=["POST"], name="sandbox.create"),
+        Route("/sandboxes", lifecycle.list, methods=["GET"], name="sandbox.list"),
+        Route("/sandboxes/{sandbox_id}", lifecycle.get, methods=["GET"], name="sandbox.get"),
+        Route("/sandboxes/{sandbox_id}", lifecycle.delete, methods=["DELETE"], name="sandbox.delete"),
+        Route("/sandboxes/{sandbox_id}/stop", lifecycle.delete, methods=["POST"], name="sandbox.delete"),
+        Route("/sandboxes/{sandbox_id}/renew-expiration", lifecycle.renew, methods=["POST"], name="sandbox.renew"),
+        Route("/sandboxes/{sandbox_id}/endpoints/{port}", lifecycle.endpoint, name="sandbox.endpoint"),
+        Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="sandbox.get"),
+        Route("/metrics/events", lifecycle.report, methods=["POST"], name="metrics.report"),
+        Route("/health", health.health),
+        Route("/version", health.version),
+        Route("/metrics", health.metrics),
+        *_lifecycle_refusals(),
+    ]
+    app = Starlette(
+        routes=[_mount("/v1", routes), *routes],
+        middleware=[
+            Middleware(AccessLog),
+            Middleware(Authentication, credentials, open_metrics=settings.open_metrics),
+        ],
+        exception_handlers={SandlotError: answer_error, HTTPException: answer_http_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: ApiSettings) -> list[BaseRoute]:
+    """The execd contract, at port 44772 of a sandbox. Those that are asked for most come first."""
+    commands = Commands(relay, settings.run_timeout_s)
+    codes = Codes(relay, settings.run_timeout_s)
+    files = Files(relay)
+    transfers = Transfers(relay)
+    meters = Meters(relay, sandboxes)
+    return [
+        Route("/command", commands.run, methods=["POST"], name="command.run"),
+        Route("/code", codes.run, methods=["POST"], name="code.run"),
+        Route("/ping", health.ping, methods=["GET"], name="ping"),
+        Route("/command", commands.interrupt, methods=["DELETE"], name="command.interrupt"),
+        Route("/command/status/{command_id}", commands.status, methods=["GET"], name="command.status"),
+        Route("/command/{command_id}/logs", commands.logs, methods=["GET"], name="command.logs"),
+        Route("/code", codes.interrupt, methods=["DELETE"], name="code.interrupt"),
+        Route("/code/context", codes.create_context, methods=["POST"], name="context.create"),
+        Route("/code/contexts", codes.list_contexts, methods=["GET"], name="context.list"),
+        Route("/code/contexts", codes.delete_contexts, methods=["DELETE"], name="context.delete_all"),
+        Route("/code/contexts/{context_id}", codes.get_context, methods=["GET"], name="context.get"),
+        Route("/code/contexts/{context_id}", codes.delete_context, methods=["DELETE"], name="context.delete"),
+        Route("/files/upload", transfers.upload, methods=["POST"], name="file.upload"),
+        Route("/files/download", transfers.download, methods=["GET"], name="file.download"),
+        Route("/files/info", files.info, methods=["GET"], name="file.info"),
+        Route("/files/search", files.search, methods=["GET"], name="file.search"),
+        Route("/files", files.remove, methods=["DELETE"], name="file.remove"),
+        Route("/files/mv", files.move, methods=["POST"], name="file.move"),
+        Route("/files/permissions", files.change, methods=["POST"], name="file.change"),
+        Route("/files/replace", files.replace, methods=["POST"], name="file.replace"),
+        Route("/directories/list", files.list, methods=["GET"], name="directory.list"),
+        Route("/directories", files.make_directories, methods=["POST"], name="directory.make"),
+        Route("/directories", files.remove_directories, methods=["DELETE"], name="directory.remove"),
+        Route("/metrics", meters.read, methods=["GET"], name="metrics.read"),
+        Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
+        # Part of the contract, and not served yet.
+        Route("/session", refuse(400, "bash sessions", "NOT_SUPPORTED"), methods=ANY),
+        Route("/session/{rest:path}", refuse(400, "bash sessions", "NOT_SUPPORTED"), methods=ANY),
+        Route("/pty", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
+        Route("/pty/{rest:path}", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
+        Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
+        Route("/v1/filesystem/{rest:path}", refuse(400, "files by identity", "NOT_SUPPORTED"), methods=ANY),
+        Route("/proxy/{rest:path}", refuse(501, "forwarding ports", "NOT_SUPPORTED"), methods=ANY),
+    ]
+
+
+def _egress_routes(egress: Egress) -> list[BaseRoute]:
+    """The egress contract, at port 18080 of a sandbox."""
+    return [
+        Route("/policy", egress.policy, methods=["GET"], name="egress.policy"),
+        Route("/policy", refuse(400, "changing the egress policy"), methods=["POST", "PUT", "PATCH", "DELETE"]),
+        Route("/credential-vault", refuse(404, "the credential vault"), methods=["GET", "PATCH", "DELETE"]),
+        Route("/credential-vault", refuse(400, "the credential vault"), methods=["POST"]),
+        Route("/credential-vault/{rest:path}", refuse(404, "the credential vault"), methods=ANY),
+    ]
+
+
+_PORTS = "forwarding ports of a sandbox"
+
+
+def _lifecycle_refusals() -> list[BaseRoute]:
+    """What the lifecycle contract has and this server has not (yet): each with a status that its clients expect."""
+    sandbox = "/sandboxes/{sandbox_id}"
+    pools = "KUBERNETES::POOL_NOT_SUPPORTED"
+    snapshots = "SNAPSHOT::UNSUPPORTED_RUNTIME"
+    return [
+        Route(f"{sandbox}/pause", refuse(409, "pausing"), methods=["POST"]),
+        Route(f"{sandbox}/resume", refuse(409, "resuming"), methods=["POST"]),
+        Route(f"{sandbox}/metadata", refuse(400, "changing metadata"), methods=["PATCH"]),
+        Route(
+            f"{sandbox}/networkpolicy", refuse(400, "changing the egress policy"), methods=["PUT", "PATCH", "DELETE"]
+        ),
+        Route(f"{sandbox}/diagnostics/{{kind}}", refuse(501, "diagnostics"), methods=["GET"]),
+        Route(f"{sandbox}/snapshots", refuse(400, "snapshots", snapshots), methods=["POST"]),
+        Route("/snapshots", refuse(400, "snapshots", snapshots), methods=["GET"]),
+        Route("/snapshots/{snapshot_id}", refuse(404, "snapshots", snapshots), methods=["GET", "DELETE"]),
+        Route("/templates", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
+        Route("/templates/{rest:path}", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
+        Route("/pools", refuse(501, "pools over the API", pools), methods=ANY),
+        Route("/pools/{rest:path}", refuse(501, "pools over the API", pools), methods=ANY),
+    ]
+
+
+def refuse(
+    status: int, what: str, code: str = "SANDBOX::API_NOT_SUPPORTED"
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that says that this server does not do that."""
+
+    async def refusal(_: Request) -> Response:
+        return flat(status, code, f"{what}: this server does not support that yet")
+
+    return refusal
+
+
+def _mount(path: str, routes: Sequence[BaseRoute]) -> Mount:
+    # A framework's redirect to the path with a slash at its end would be a page that no client of ours expects.
+    return Mount(path, Router(routes, redirect_slashes=False))

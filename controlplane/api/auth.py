@@ -1,0 +1,77 @@
+"""Who may ask: API keys everywhere, at a sandbox's endpoint also that sandbox's token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Protocol
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from controlplane.api.problems import flat
+
+API_KEY_HEADER = b"open-sandbox-api-key"
+# The names under which the SDKs know a token: for execd, for the egress sidecar, for any other port.
+EXECD_TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name
+EGRESS_TOKEN_HEADER = "OPENSANDBOX-EGRESS-AUTH"  # noqa: S105
+PORT_TOKEN_HEADER = "OpenSandbox-Secure-Access"  # noqa: S105
+TOKEN_HEADERS = frozenset(
+    name.lower().encode() for name in (EXECD_TOKEN_HEADER, EGRESS_TOKEN_HEADER, PORT_TOKEN_HEADER)
+)
+
+_OPEN_PATHS = re.compile(r"(?:/v1)?/(?:health|version)")
+_METRICS_PATHS = re.compile(r"(?:/v1)?/metrics")
+_ENDPOINT_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/proxy/.*", re.DOTALL)
+
+
+class Checks(Protocol):
+    """What is needed of `controlplane.credentials.Credentials`."""
+
+    def is_api_key(self, key: str) -> bool: ...
+
+    def is_sandbox_token(self, sandbox_id: str, token: str) -> bool: ...
+
+    def sandbox_token(self, sandbox_id: str) -> str: ...
+
+
+class Authentication:
+    """ASGI middleware: lets a request through, or answers 401. A path that nobody knows needs a key as well."""
+
+    def __init__(self, app: ASGIApp, credentials: Checks, *, open_metrics: bool) -> None:
+        self._app = app
+        self._credentials = credentials
+        self._open_metrics = open_metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan" or self._is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        secrets = list(_secrets(scope["headers"]))
+        if self._opens_endpoint(scope, secrets) or any(map(self._credentials.is_api_key, secrets)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocketClose(reason="API key missing or wrong")(scope, receive, send)
+        elif secrets:
+            await flat(401, "INVALID_API_KEY", "the API key or token is wrong")(scope, receive, send)
+        else:
+            await flat(401, "MISSING_API_KEY", "an API key is needed, in the header OPEN-SANDBOX-API-KEY")(
+                scope, receive, send
+            )
+
+    def _is_open(self, path: str) -> bool:
+        return bool(_OPEN_PATHS.fullmatch(path) or (self._open_metrics and _METRICS_PATHS.fullmatch(path)))
+
+    def _opens_endpoint(self, scope: Scope, secrets: list[str]) -> bool:
+        match = _ENDPOINT_PATHS.fullmatch(scope["path"])
+        return match is not None and any(self._credentials.is_sandbox_token(match[1], secret) for secret in secrets)
+
+
+def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[str]:
+    """Yield what may be a key or a token. The Go SDK sends its key in the token headers too."""
+    for name, value in headers:
+        if name == API_KEY_HEADER or name in TOKEN_HEADERS:
+            yield value.decode("latin-1")
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            yield value[7:].strip().decode("latin-1")

@@ -1,0 +1,153 @@
+"""`/sandboxes`: the lifecycle contract."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.api.admission import admit
+from controlplane.api.auth import EGRESS_TOKEN_HEADER, EXECD_TOKEN_HEADER, PORT_TOKEN_HEADER, Checks
+from controlplane.api.schema import (
+    CreateSandboxRequest,
+    EndpointView,
+    Pagination,
+    Renewal,
+    SandboxPage,
+    flag,
+    integer,
+    json_answer,
+    read_body,
+    read_json,
+    view,
+)
+from controlplane.errors import InvalidRequest
+from controlplane.sandbox import Limits, Sandbox, State
+
+if TYPE_CHECKING:
+    from controlplane.lifecycle.sandboxes import Sandboxes
+
+EXECD_PORT = 44772
+EGRESS_PORT = 18080
+DEFAULT_PAGE_SIZE = 20
+MAX_PAGE_SIZE = 200
+MAX_EVENT_BYTES = 64 * 1024
+
+_INVALID = "request.invalid"
+_TOKEN_HEADERS = {EXECD_PORT: EXECD_TOKEN_HEADER, EGRESS_PORT: EGRESS_TOKEN_HEADER}
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
+
+
+class Lifecycle:
+    """The endpoints. *public_address* is put into endpoints; empty: the address that the client used."""
+
+    def __init__(self, sandboxes: Sandboxes, credentials: Checks, *, limits: Limits, public_address: str) -> None:
+        self._sandboxes = sandboxes
+        self._credentials = credentials
+        self._limits = limits
+        self._public_address = public_address
+
+    async def create(self, request: Request) -> Response:
+        """POST /sandboxes: 202, and it runs already."""
+        body = await read_json(request, CreateSandboxRequest, code=_INVALID)
+        sandbox = await self._sandboxes.create(admit(body, self._limits))
+        location = f"/v1/sandboxes/{sandbox.id}"
+        return json_answer(view(sandbox, with_image=False), 202, {"Location": location})
+
+    async def list(self, request: Request) -> Response:
+        """GET /sandboxes?state=&state=&metadata=&page=&pageSize=: any of the states, all of the metadata."""
+        page = integer(request, "page", least=1, code=_INVALID) or 1
+        size = integer(request, "pageSize", least=1, most=MAX_PAGE_SIZE, code=_INVALID) or DEFAULT_PAGE_SIZE
+        states = {_state(text) for text in request.query_params.getlist("state")}
+        metadata = _metadata_filter(request.query_params.get("metadata", ""))
+        chosen = [
+            sandbox
+            for sandbox in self._sandboxes.list()
+            if (not states or sandbox.state in states) and metadata.items() <= sandbox.spec.metadata.items()
+        ]
+        start = (page - 1) * size
+        pages = -(-len(chosen) // size)
+        items = [view(sandbox) for sandbox in chosen[start : start + size]]
+        return json_answer(SandboxPage(items, Pagination(page, size, len(chosen), pages, page < pages)))
+
+    async def get(self, request: Request) -> Response:
+        """GET /sandboxes/{id}."""
+        return json_answer(view(self._find(request)))
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /sandboxes/{id}, and POST /sandboxes/{id}/stop."""
+        await self._sandboxes.delete(request.path_params["sandbox_id"])
+        return Response(status_code=204)
+
+    async def renew(self, request: Request) -> Response:
+        """POST /sandboxes/{id}/renew-expiration."""
+        body = await read_json(request, Renewal, code=_INVALID)
+        moment = body.expires_at
+        try:
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except OverflowError:
+            raise InvalidRequest("expiresAt: no such moment", code="sandbox.invalid_expiration") from None
+        sandbox = self._sandboxes.renew(request.path_params["sandbox_id"], moment)
+        return json_answer(Renewal(sandbox.expires_at or moment))
+
+    async def endpoint(self, request: Request) -> Response:
+        """GET /sandboxes/{id}/endpoints/{port}: always this server, whatever `use_server_proxy` says."""
+        sandbox = self._find(request)
+        port = _port(request.path_params["port"])
+        flag(request, "use_server_proxy", code=_INVALID)
+        if request.query_params.get("expires"):
+            raise InvalidRequest("expires: signed endpoints are not supported", code="sandbox.unsupported")
+        token = self._credentials.sandbox_token(sandbox.id)
+        return json_answer(
+            EndpointView(
+                f"{self._address(request)}/v1/sandboxes/{sandbox.id}/proxy/{port}",
+                {_TOKEN_HEADERS.get(port, PORT_TOKEN_HEADER): token},
+            )
+        )
+
+    async def report(self, request: Request) -> Response:
+        """POST /metrics/events: what the SDKs measured at their end. Nobody here needs it."""
+        await read_body(request, MAX_EVENT_BYTES, code=_INVALID)
+        return Response(status_code=204)
+
+    # -- inside
+
+    def _find(self, request: Request) -> Sandbox:
+        return self._sandboxes.get(request.path_params["sandbox_id"])
+
+    def _address(self, request: Request) -> str:
+        if self._public_address:
+            return self._public_address
+        host = request.headers.get("host", "")
+        if _HOST.fullmatch(host):
+            return host
+        name, port = request.scope.get("server") or ("localhost", None)
+        return f"{name}:{port}" if port else name
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535:
+        return int(text)
+    raise InvalidRequest("port: must be a number from 1 to 65535", code="endpoint.invalid_port")
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        known = ", ".join(state.value for state in State)
+        raise InvalidRequest(f"state: {text[:64]!r} is none of {known}") from None
+
+
+def _metadata_filter(text: str) -> dict[str, str]:
+    """Read the filter, a query string of its own inside of the query: encoded twice, decoded once when it gets here."""
+    try:
+        pairs: Iterable[tuple[str, str]] = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
+    except ValueError as error:
+        raise InvalidRequest(f"metadata: must look like key=value&key=value: {error}") from error
+    return dict(pairs)

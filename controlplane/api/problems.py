@@ -1,0 +1,196 @@
+"""Errors → HTTP: the one table. What leaves here is always flat `{"code", "message"}`.
+
+An error has a status and a code of the OpenSandbox contract, by its class or, where that says more, by its own code.
+The contract documents which statuses an operation may answer with; clients lose code and message of any other one.
+So a status that the operation does not document is replaced by the nearest one that it does (`NEAREST`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.errors import (
+    AgentError,
+    CapacityExhausted,
+    ConfigError,
+    Conflict,
+    EngineUnavailable,
+    ImageMissing,
+    InvalidRequest,
+    LinkClosed,
+    LinkLost,
+    NotFound,
+    RuntimeFailure,
+    SandlotError,
+    StartFailed,
+)
+
+log = structlog.get_logger()
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """How an error looks outside: HTTP status and the contract's code."""
+
+    status: int
+    code: str
+
+
+BY_CLASS: dict[type[SandlotError], Problem] = {
+    SandlotError: Problem(500, "SANDBOX::INTERNAL_ERROR"),
+    ConfigError: Problem(500, "SANDBOX::INTERNAL_ERROR"),
+    InvalidRequest: Problem(400, "SANDBOX::INVALID_PARAMETER"),
+    NotFound: Problem(404, "DOCKER::SANDBOX_NOT_FOUND"),
+    Conflict: Problem(409, "DOCKER::SANDBOX_NOT_RUNNING"),
+    CapacityExhausted: Problem(429, "KUBERNETES::POOL_CAPACITY_EXHAUSTED"),
+    RuntimeFailure: Problem(500, "DOCKER::SANDBOX_QUERY_FAILED"),
+    EngineUnavailable: Problem(500, "DOCKER::INITIALIZATION_ERROR"),
+    # The caller named an image that is not here: that is the caller's to mend.
+    ImageMissing: Problem(400, "DOCKER::SANDBOX_IMAGE_PULL_FAILED"),
+    StartFailed: Problem(500, "DOCKER::SANDBOX_START_FAILED"),
+    LinkClosed: Problem(502, "BACKEND_CONNECTION_FAILED"),
+    LinkLost: Problem(502, "BACKEND_CONNECTION_FAILED"),
+    AgentError: Problem(500, "RUNTIME_ERROR"),
+}
+
+# Our own codes, where the class alone says too little.
+BY_CODE: dict[str, Problem] = {
+    "sandbox.not_running": Problem(409, "DOCKER::SANDBOX_NOT_RUNNING"),
+    "sandbox.invalid_entrypoint": Problem(400, "DOCKER::INVALID_ENTRYPOINT"),
+    "sandbox.invalid_expiration": Problem(400, "DOCKER::INVALID_EXPIRATION"),
+    "sandbox.invalid_metadata": Problem(400, "SANDBOX::INVALID_METADATA_LABEL"),
+    "sandbox.unsupported": Problem(400, "SANDBOX::API_NOT_SUPPORTED"),
+    "endpoint.invalid_port": Problem(400, "DOCKER::INVALID_PORT"),
+    "request.body": Problem(400, "INVALID_REQUEST_BODY"),
+    "request.query": Problem(400, "MISSING_QUERY"),
+    "upload.metadata": Problem(400, "INVALID_FILE_METADATA"),
+    "upload.file": Problem(400, "INVALID_FILE"),
+    "upload.content": Problem(400, "INVALID_FILE_CONTENT"),
+    "download.range": Problem(416, "INVALID_FILE"),
+}
+
+# What execd says (`execd/errors.py` lists its codes).
+BY_AGENT_CODE: dict[str, Problem] = {
+    "request.invalid": Problem(400, "INVALID_REQUEST_BODY"),
+    "request.unsupported": Problem(500, "NOT_SUPPORTED"),  # an execd older than this control plane
+    "process.not_found": Problem(404, "COMMAND_NOT_FOUND"),
+    "process.spawn_failed": Problem(400, "RUNTIME_ERROR"),
+    "process.duplicate": Problem(500, "RUNTIME_ERROR"),
+    "file.not_found": Problem(404, "FILE_NOT_FOUND"),
+    "file.exists": Problem(400, "INVALID_FILE"),
+    "file.is_directory": Problem(400, "INVALID_FILE"),
+    "file.not_directory": Problem(400, "INVALID_FILE"),
+    "file.not_regular": Problem(400, "INVALID_FILE"),
+    "file.bad_path": Problem(400, "INVALID_FILE"),
+    "file.denied": Problem(400, "INVALID_FILE"),
+    "file.no_space": Problem(500, "RUNTIME_ERROR"),
+    "file.range": Problem(416, "INVALID_FILE"),
+    "file.failed": Problem(500, "RUNTIME_ERROR"),
+    "context.not_found": Problem(404, "CONTEXT_NOT_FOUND"),
+    "context.unsupported": Problem(400, "NOT_SUPPORTED"),
+    "context.start_failed": Problem(500, "RUNTIME_ERROR"),
+    "context.duplicate": Problem(500, "RUNTIME_ERROR"),
+    "context.too_many": Problem(400, "RUNTIME_ERROR"),
+    "internal": Problem(500, "RUNTIME_ERROR"),
+}
+
+# Error statuses that the contract documents, by operation (the names of the routes in `app.py`).
+_EXECD = frozenset({400, 500})
+_LIFECYCLE = frozenset({401, 403, 404, 409, 500})
+DOCUMENTED: dict[str, frozenset[int]] = {
+    "sandbox.create": frozenset({400, 401, 403, 409, 429, 500}),
+    "sandbox.list": frozenset({400, 401, 500}),
+    "sandbox.get": frozenset({401, 403, 404, 500}),
+    "sandbox.delete": _LIFECYCLE,
+    "sandbox.renew": _LIFECYCLE | {400},
+    "sandbox.endpoint": frozenset({400, 401, 403, 404, 500}),
+    "metrics.report": frozenset({400, 401, 500}),
+    "command.run": _EXECD,
+    "command.interrupt": _EXECD,
+    "command.status": _EXECD | {404},
+    "command.logs": _EXECD | {404},
+    "code.run": _EXECD,
+    "code.interrupt": _EXECD,
+    "context.create": _EXECD,
+    "context.list": _EXECD,
+    "context.delete_all": _EXECD,
+    "context.get": frozenset({404, 500}),
+    "context.delete": _EXECD | {404},
+    "file.upload": _EXECD,
+    "file.download": _EXECD | {404, 416},
+    "file.info": frozenset({404, 500}),
+    "file.search": _EXECD | {404},
+    "file.remove": frozenset({500}),
+    "file.move": _EXECD | {404},
+    "file.change": _EXECD,
+    "file.replace": _EXECD,
+    "directory.list": _EXECD | {404},
+    "directory.make": _EXECD,
+    "directory.remove": frozenset({500}),
+    "metrics.read": frozenset({500}),
+    "metrics.watch": frozenset({500}),
+}
+NEAREST = {404: 400, 409: 400, 416: 400, 400: 500, 429: 500, 502: 500}
+
+
+def problem_of(error: SandlotError) -> Problem:
+    """Return status and code of an error, before its operation is considered."""
+    if isinstance(error, AgentError):
+        return BY_AGENT_CODE.get(error.code, BY_CLASS[AgentError])
+    if (problem := BY_CODE.get(error.code)) is not None:
+        return problem
+    return next(BY_CLASS[kind] for kind in type(error).__mro__ if kind in BY_CLASS)
+
+
+def documented_status(operation: str, error: SandlotError, status: int) -> int:
+    """Return *status*, or the nearest one that the contract documents for that operation.
+
+    At a sandbox's endpoint the statuses of the proxy itself (no such sandbox, not running, agent not reachable) are
+    documented for whatever is behind it; only what the operation itself says is replaced.
+    """
+    documented = DOCUMENTED.get(operation)
+    at_endpoint = not operation.startswith("sandbox.")
+    if documented is None or (at_endpoint and not isinstance(error, AgentError | InvalidRequest)):
+        return status
+    while status not in documented and status != 500:
+        status = NEAREST.get(status, 500)
+    return status
+
+
+def flat(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the flat error response."""
+    content = msgspec.json.encode({"code": code, "message": message})
+    return Response(content, status, headers, media_type="application/json")
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for SandlotError."""
+    if not isinstance(error, SandlotError):
+        raise error
+    problem = problem_of(error)
+    route = request.scope.get("route")
+    status = documented_status(getattr(route, "name", None) or "", error, problem.status)
+    if problem.status >= 500:
+        log.warning("request.failed", code=error.code, error=error.message, **error.fields)
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityExhausted) else None
+    return flat(status, problem.code, error.message, headers)
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for what its router raises: an unknown path, a wrong method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    method, path = request.method, request.scope["path"]
+    if error.status_code == 405:
+        return flat(405, "METHOD_NOT_ALLOWED", f"{method} is not possible on {path}", error.headers)
+    return flat(404, "NOT_FOUND", f"there is nothing at {path}", error.headers)
+
+
+def unexpected() -> Response:
+    """The answer to a bug of ours; what it was stands in the log, with the request id."""
+    return flat(500, "GENERAL::UNKNOWN_ERROR", "internal error; the server's log has the details, by X-Request-ID")

@@ -1,0 +1,361 @@
+"""The contract's JSON as msgspec Structs, and how a body becomes one. Optional fields are omitted, never null."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.errors import InvalidRequest
+from controlplane.sandbox import Sandbox
+
+MAX_JSON_BYTES = 1 << 20  # 1 MiB: commands, lists of paths, environments
+MAX_CODE_BYTES = (16 << 20) - (1 << 16)  # what fits one message of the link, its other fields included
+MAX_PATH_BYTES = 4096  # Linux' own PATH_MAX
+
+T = TypeVar("T")
+
+
+class Wire(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """Base of what the lifecycle API sends and takes."""
+
+
+# -- lifecycle ----------------------------------------
+
+
+class ImageAuth(Wire, frozen=True):
+    """Registry credentials of one request."""
+
+    username: str = ""
+    password: str = ""
+
+
+class Image(Wire, frozen=True):
+    """`image`, in requests and answers."""
+
+    uri: str
+    auth: ImageAuth | None = None
+
+
+class Platform(Wire, frozen=True):
+    """`platform`: what the image must run on."""
+
+    os: str = "linux"
+    arch: str = "amd64"
+
+
+class NetworkPolicy(Wire, frozen=True):
+    """`networkPolicy`, as far as it is looked into."""
+
+    default_action: str = "deny"
+    egress: list[Any] = []
+
+
+class CredentialProxy(Wire, frozen=True):
+    """`credentialProxy`."""
+
+    enabled: bool = False
+
+
+class CreateSandboxRequest(Wire, frozen=True):
+    """The body of POST /sandboxes. What it means, and what of it is possible, is `admission.py`."""
+
+    image: Image | None = None
+    snapshot_id: str | None = None
+    template_id: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    timeout: int | None = None
+    resource_limits: dict[str, str] | None = None
+    resource_requests: dict[str, str] | None = None
+    env: dict[str, str | None] | None = None
+    metadata: dict[str, str] | None = None
+    extensions: dict[str, str] | None = None
+    platform: Platform | None = None
+    secure_access: bool | None = None
+    network_policy: NetworkPolicy | None = None
+    credential_proxy: CredentialProxy | None = None
+    lifecycle: dict[str, Any] | None = None
+    volumes: list[Any] | None = None
+
+
+class Status(Wire, frozen=True):
+    """`status` of a sandbox."""
+
+    state: str
+    reason: str = ""
+    message: str = ""
+    last_transition_at: datetime | None = None
+
+
+class SandboxView(Wire, frozen=True, kw_only=True):
+    """A sandbox; without `image` it is also the answer to create."""
+
+    id: str
+    image: Image | None = None
+    status: Status
+    metadata: dict[str, str] = {}
+    extensions: dict[str, str] = {}
+    entrypoint: tuple[str, ...] | UnsetType = UNSET
+    expires_at: datetime | None = None
+    created_at: datetime
+
+
+class Pagination(Wire, frozen=True):
+    """`pagination` of a list."""
+
+    page: int
+    page_size: int
+    total_items: int
+    total_pages: int
+    has_next_page: bool
+
+
+class SandboxPage(Wire, frozen=True):
+    """The answer to GET /sandboxes."""
+
+    items: list[SandboxView]
+    pagination: Pagination
+
+
+class Renewal(Wire, frozen=True):
+    """`expiresAt`, asked and answered."""
+
+    expires_at: datetime
+
+
+class EndpointView(Wire, frozen=True):
+    """Where a port of a sandbox is to be reached, and the headers that every request there must carry."""
+
+    endpoint: str
+    headers: dict[str, str]
+
+
+def view(sandbox: Sandbox, *, with_image: bool = True) -> SandboxView:
+    """Return a sandbox as the contract shows it."""
+    return SandboxView(
+        id=sandbox.id,
+        image=Image(sandbox.requested_image) if with_image else None,
+        status=Status(sandbox.state.value, sandbox.reason, sandbox.message, sandbox.state_changed_at),
+        metadata=sandbox.spec.metadata,
+        extensions=sandbox.spec.extensions,
+        entrypoint=sandbox.spec.entrypoint,
+        expires_at=sandbox.expires_at,
+        created_at=sandbox.created_at,
+    )
+
+
+# -- execd ----------------------------------------
+
+NonNegative = Annotated[int, Meta(ge=0)]
+UserId = Annotated[int, Meta(ge=0, le=2**32 - 2)]
+
+
+class RunCommandRequest(msgspec.Struct, frozen=True):
+    """The body of POST /command: exactly one of `command` (for a shell) and `argv`. `timeout` in ms; 0 means none."""
+
+    command: str | None = None
+    argv: tuple[str, ...] | None = None
+    cwd: str | None = None
+    background: bool = False
+    timeout: NonNegative | None = None
+    uid: UserId | None = None
+    gid: UserId | None = None
+    envs: dict[str, str | None] | None = None
+
+
+class ContextReference(msgspec.Struct, frozen=True):
+    """Which context to run in; without an id, the language's default context."""
+
+    language: str | None = None
+    id: str | None = None
+
+
+class RunCodeRequest(msgspec.Struct, frozen=True):
+    """The body of POST /code. `timeout`, in ms, is ours."""
+
+    code: str
+    context: ContextReference | None = None
+    timeout: NonNegative | None = None
+
+
+class OpenContextRequest(msgspec.Struct, frozen=True):
+    """The body of POST /code/context. `cwd` is ours."""
+
+    language: str | None = None
+    cwd: str | None = None
+
+
+class ContextView(msgspec.Struct, frozen=True):
+    """A context."""
+
+    id: str
+    language: str
+
+
+class Permissions(msgspec.Struct, frozen=True):
+    """Mode, owner and group of one path. The octal digits of the mode stand as a decimal number: 755 means 0o755."""
+
+    mode: NonNegative | None = None
+    owner: str | None = None
+    group: str | None = None
+
+
+class UploadMetadata(msgspec.Struct, frozen=True):
+    """The `metadata` part that precedes each `file` part of an upload."""
+
+    path: str
+    mode: NonNegative | None = None
+    owner: str | None = None
+    group: str | None = None
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One rename."""
+
+    src: str
+    dest: str
+
+
+class Replacement(msgspec.Struct, frozen=True):
+    """What to replace in one file."""
+
+    old: str
+    new: str
+
+
+class FileView(msgspec.Struct, frozen=True):
+    """FileInfo."""
+
+    path: str
+    type: str
+    size: int
+    mode: int  # octal digits as a decimal number
+    modified_at: datetime
+    created_at: datetime
+    owner: str
+    group: str
+
+
+# -- bodies ----------------------------------------
+
+
+async def read_json(request: Request, kind: type[T], *, limit: int = MAX_JSON_BYTES, code: str = "request.body") -> T:
+    """Return the body as a *kind*.
+
+    Raises:
+        InvalidRequest: larger than *limit* bytes, no JSON, or not of that shape; the message names the field.
+    """
+    return decode(await read_body(request, limit, code=code), kind, code=code)
+
+
+async def read_body(request: Request, limit: int, *, code: str) -> bytes:
+    """Return the whole body. Raises InvalidRequest when it has more than *limit* bytes; the rest is not kept."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise InvalidRequest(f"the body is larger than {limit} bytes", code=code)
+    return bytes(body)
+
+
+def decode(body: bytes, kind: type[T], *, code: str) -> T:
+    """Decode JSON by type. Raises InvalidRequest with that code."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at `$")
+        field = where.rstrip("`").lstrip(".")
+        raise InvalidRequest(f"{field}: {text}" if field else text, code=code) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code=code) from error
+
+
+def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return *value* as a JSON response."""
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+
+
+def utc(seconds: float) -> datetime:
+    """Return a Unix time as an aware datetime; what no calendar holds (execd is not trusted) as the epoch."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+# -- parameters ----------------------------------------
+
+
+def required(request: Request, name: str) -> str:
+    """Return a query parameter. Raises InvalidRequest when it is missing or empty."""
+    if value := request.query_params.get(name):
+        return value
+    raise InvalidRequest(f"query parameter {name!r} is missing", code="request.query")
+
+
+def integer(
+    request: Request, name: str, *, least: int = 0, most: int = 2**63 - 1, code: str = "request.query"
+) -> int | None:
+    """Return a query parameter as a number; None when it is not given. Raises InvalidRequest."""
+    text = request.query_params.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        limit = f"at least {least}" if most > 2**31 else f"from {least} to {most}"
+        raise InvalidRequest(f"query parameter {name!r} must be a whole number, {limit}", code=code)
+    return int(text)
+
+
+def flag(request: Request, name: str, *, code: str = "request.query") -> bool:
+    """Return a query parameter that is true or false, false when it is not given. Raises InvalidRequest."""
+    match request.query_params.get(name, "").lower():
+        case "true" | "1":
+            return True
+        case "" | "false" | "0":
+            return False
+        case text:
+            raise InvalidRequest(f"query parameter {name!r} must be true or false, not {text[:64]!r}", code=code)
+
+
+def clean_path(path: str, name: str = "path", *, code: str = "request.body") -> str:
+    """Return a path of the sandbox after the checks that need no sandbox. Raises InvalidRequest."""
+    if not path:
+        raise InvalidRequest(f"{name} must not be empty", code=code)
+    if "\0" in path:
+        raise InvalidRequest(f"{name} must not contain NUL", code=code)
+    if len(path.encode(errors="surrogatepass")) > MAX_PATH_BYTES:
+        raise InvalidRequest(f"{name} is longer than {MAX_PATH_BYTES} bytes", code=code)
+    return path
+
+
+def clean_env(env: dict[str, str | None] | None, name: str, *, code: str = "request.body") -> dict[str, str]:
+    """Return environment variables; those that are null are left out. Raises InvalidRequest."""
+    clean = {key: value for key, value in (env or {}).items() if value is not None}
+    for key, value in clean.items():
+        if not key or "=" in key or "\0" in key:
+            raise InvalidRequest(f"{name}: {key!r} cannot be the name of a variable", code=code)
+        if "\0" in value:
+            raise InvalidRequest(f"{name}.{key}: must not contain NUL", code=code)
+    return clean
+
+
+def permission_bits(digits: int | None, name: str, *, code: str = "request.body") -> int | None:
+    """Return the bits that the digits of a mode mean (755 → 0o755); None for none, and for 0. Raises InvalidRequest."""
+    if not digits:
+        return None
+    try:
+        bits = int(str(digits), 8)
+    except ValueError:
+        bits = -1
+    if not 0 <= bits <= 0o7777:
+        raise InvalidRequest(f"{name}: {digits} is not a mode such as 644 or 755", code=code)
+    return bits
+
+
+def mode_digits(bits: int) -> int:
+    """Return a mode as the contract writes it: 0o755 → 755."""
+    return int(f"{bits & 0o7777:o}")

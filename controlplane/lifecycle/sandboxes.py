@@ -1,0 +1,400 @@
+"""What can be done with sandboxes: the policy, above drivers and below HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from controlplane.config import LONGEST_S, Settings
+from controlplane.errors import AgentError, Conflict, InvalidRequest, LinkLost, NotFound, SandlotError, StartFailed
+from controlplane.lifecycle.claim import claim
+from controlplane.lifecycle.deadlines import Deadlines
+from controlplane.lifecycle.registry import Registry, utc_now
+from controlplane.lifecycle.states import LIVE, Event
+from controlplane.link.directory import Directory
+from controlplane.link.link import Link
+from controlplane.link.stream import Stream
+from controlplane.pool.plan import Template
+from controlplane.pool.pool import Pool, Warm
+from controlplane.provision import Provisioner
+from controlplane.runtime.driver import Container, Driver, EventKind, RuntimeEvent
+from controlplane.sandbox import CreateRequest, Sandbox, SandboxSpec, State
+from controlplane.store import StoreError
+from controlplane.tasks import Background
+from execd.wire.messages import ProcessExited
+
+log = structlog.get_logger()
+
+CREATE_TIMEOUT_S = 60.0
+# A caller whose create failed hears of it when nothing is left; but not later than this, if the engine hangs.
+UNDO_TIMEOUT_S = 10.0
+# How long a sandbox that ended by itself can still be asked about.
+FINISHED_RETENTION = timedelta(minutes=10)
+# Reasons for which a sandbox is forgotten as soon as its container is gone: nobody knows of it, or wants it any more.
+CREATE_FAILED = "CREATE_FAILED"
+_FORGOTTEN = ("DELETED", "EXPIRED", CREATE_FAILED)
+
+
+class SandboxStatistics(msgspec.Struct, frozen=True):
+    """A snapshot: sandboxes by state, and what happened since the start."""
+
+    by_state: dict[State, int]
+    created: int
+    failed_creates: int
+    expired: int
+
+
+class Sandboxes:
+    """Create, get, list, delete, renew; and what happens to sandboxes by themselves."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        registry: Registry,
+        deadlines: Deadlines,
+        pool: Pool,
+        provisioner: Provisioner,
+        driver: Driver,
+        directory: Directory,
+        background: Background,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._deadlines = deadlines
+        self._pool = pool
+        self._provisioner = provisioner
+        self._driver = driver
+        self._directory = directory
+        self._background = background
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._making: dict[str, StartFailed | None] = {}  # what happened to a container while it is being claimed
+        self._created = self._failed_creates = self._expired = 0
+
+    # -- what clients ask for
+
+    async def create(self, request: CreateRequest) -> Sandbox:
+        """Create a sandbox and return it running. Cancelled or failed, it leaves nothing behind.
+
+        Raises:
+            InvalidRequest: the lifetime is too long, or the entrypoint cannot be executed.
+            ImageMissing, StartFailed, RuntimeFailure, LinkLost: no container came up, or it died while it was claimed.
+            CapacityExhausted: none came up in time.
+            StoreError: the sandbox could not be written down.
+        """
+        spec = self._spec(request)
+        lifetime = self._lifetime(request.timeout_s)
+        try:
+            warm = await self._pool.take(self._template(spec), timeout_s=CREATE_TIMEOUT_S)
+            # Without a pause, so that nothing can happen to it before it is ours.
+            sandbox = await self._bind(warm, spec, request.image, lifetime)
+        except SandlotError:
+            self._failed_creates += 1
+            raise
+        self._created += 1
+        return sandbox
+
+    def get(self, sandbox_id: str) -> Sandbox:
+        """Return a sandbox. Raises NotFound."""
+        return self._registry.get(sandbox_id)
+
+    def list(self) -> list[Sandbox]:
+        """Return all sandboxes, newest first."""
+        return self._registry.all()
+
+    async def delete(self, sandbox_id: str) -> None:
+        """End a sandbox. Returns when that is written down; its container is removed behind.
+
+        Raises:
+            NotFound: there is none. A second delete while the first goes on is no error.
+        """
+        sandbox = self._registry.get(sandbox_id)
+        if sandbox.state is State.TERMINATED:
+            self._registry.forget(sandbox_id)
+            self._deadlines.drop(sandbox_id)
+        elif sandbox.state is not State.STOPPING:
+            self._stop(sandbox_id, reason="DELETED")
+
+    def renew(self, sandbox_id: str, expires_at: datetime) -> Sandbox:
+        """Set a new deadline, later or sooner than the present one.
+
+        Raises:
+            NotFound, Conflict: there is no such sandbox, or it has ended.
+            InvalidRequest: that moment has passed.
+        """
+        sandbox = self._registry.get(sandbox_id)
+        if sandbox.state not in LIVE or sandbox.state is State.STOPPING:
+            raise Conflict(f"sandbox {sandbox_id} is {sandbox.state.value}", code="sandbox.not_running")
+        if expires_at <= utc_now():
+            raise InvalidRequest("expiresAt must be in the future", code="sandbox.invalid_expiration")
+        sandbox = self._registry.put(replace(sandbox, expires_at=expires_at))
+        self._set_deadline(sandbox_id, expires_at)
+        return sandbox
+
+    def statistics(self) -> SandboxStatistics:
+        """Return counts."""
+        return SandboxStatistics(
+            by_state=self._registry.count(),
+            created=self._created,
+            failed_creates=self._failed_creates,
+            expired=self._expired,
+        )
+
+    # -- what happens by itself
+
+    def expire(self, sandbox_id: str) -> None:
+        """A deadline has passed. Raises StoreError: then call it again later."""
+        sandbox = self._registry.find(sandbox_id)
+        if sandbox is None or sandbox.state is State.STOPPING:
+            return
+        if sandbox.state in LIVE:
+            self._stop(sandbox_id, reason="EXPIRED")
+            self._expired += 1
+        else:
+            self._registry.forget(sandbox_id)
+
+    def linked(self, link: Link) -> None:
+        """A link came up. That of a running sandbox is one that came back: follow its entrypoint again."""
+        sandbox = self._registry.find(link.sandbox_id)
+        if sandbox is not None and sandbox.state is State.RUNNING:
+            self._background.start(self._follow_again(sandbox, link), name="sandbox.follow")
+
+    def violated(self, sandbox_id: str, text: str) -> None:
+        """The execd of a sandbox broke the protocol."""
+        self._lost(sandbox_id, "PROTOCOL_VIOLATION", f"its agent broke the protocol: {text}")
+
+    def happened(self, event: RuntimeEvent) -> None:
+        """The engine says that something happened to a container."""
+        if event.kind is EventKind.OOM:
+            log.info("sandbox.oom", sandbox=event.sandbox_id)
+        elif event.kind is EventKind.DIED:
+            self._lost(event.sandbox_id, "CONTAINER_DIED", f"the container ended with exit code {event.exit_code}")
+        elif event.kind is EventKind.REMOVED:
+            self._lost(event.sandbox_id, "CONTAINER_VANISHED", "the container was removed, and not by us")
+
+    def vanished(self, sandbox_id: str, container: Container | None) -> None:
+        """The container of a sandbox has ended, or the engine does not know it any more."""
+        if container is None:
+            self._fail(sandbox_id, "CONTAINER_VANISHED", "the engine does not know its container any more")
+        else:
+            cause = " (out of memory)" if container.oom_killed else ""
+            text = f"the container ended with exit code {container.exit_code}{cause}"
+            self._fail(sandbox_id, "CONTAINER_DIED", text)
+
+    def resume(self, sandbox: Sandbox) -> None:
+        """Set the deadline of a sandbox of an earlier run."""
+        if sandbox.state in LIVE:
+            self._set_deadline(sandbox.id, sandbox.expires_at)
+        else:
+            self._set_deadline(sandbox.id, sandbox.state_changed_at + FINISHED_RETENTION)
+
+    def abandon(self, sandbox: Sandbox) -> None:
+        """This sandbox was being made when that ended; nobody was told of it. Raises StoreError."""
+        self._stop(sandbox.id, reason=CREATE_FAILED)
+
+    def remove(self, sandbox: Sandbox) -> None:
+        """Take the container of an ended sandbox away, behind. Harmless while that goes on already."""
+        running = self._removals.get(sandbox.id)
+        if running is not None and not running.done():
+            return  # it looks at the record again when the container is gone
+        task = self._background.start(self._remove(sandbox), name="sandbox.remove")
+        self._removals[sandbox.id] = task
+        task.add_done_callback(lambda _: self._forget_removal(sandbox.id, task))
+
+    def is_making(self, sandbox_id: str) -> bool:
+        """Whether this sandbox is being created now."""
+        return sandbox_id in self._making
+
+    # -- inside
+
+    def _spec(self, request: CreateRequest) -> SandboxSpec:
+        defaults = self._settings.sandbox
+        return SandboxSpec(
+            image=self._settings.resolve_image(request.image),
+            entrypoint=request.entrypoint,
+            env=request.env,
+            metadata=request.metadata,
+            extensions=request.extensions,
+            limits=request.limits or defaults.limits,
+            network=defaults.allow_network if request.network is None else request.network,
+        )
+
+    def _template(self, spec: SandboxSpec) -> Template:
+        # Limits are bound at claim: a pooled container starts with those of the settings.
+        return template_for(self._settings, spec.image, spec.network)
+
+    def _lifetime(self, timeout_s: int | None) -> timedelta | None:
+        longest = self._settings.sandbox.max_lifetime
+        if timeout_s is None:
+            return timedelta(seconds=longest) if longest else None
+        if not 0 < timeout_s <= (longest or LONGEST_S):
+            raise InvalidRequest(
+                f"timeout must be from 1 to {longest or LONGEST_S} s on this server", code="sandbox.invalid_expiration"
+            )
+        return timedelta(seconds=timeout_s)
+
+    async def _bind(self, warm: Warm, spec: SandboxSpec, image: str, lifetime: timedelta | None) -> Sandbox:
+        """Make a warm container the sandbox that was asked for. On failure it is removed: used is never reused."""
+        now = utc_now()
+        sandbox = Sandbox(
+            id=warm.sandbox_id,
+            container_id=warm.container_id,
+            requested_image=image,
+            spec=spec,
+            state=State.PENDING,
+            created_at=now,
+            state_changed_at=now,
+            expires_at=None if lifetime is None else now + lifetime,
+        )
+        self._making[sandbox.id] = None
+        try:
+            # First the record: from here on a crash finds out what this container was meant to be.
+            self._registry.put(sandbox)
+            if spec.limits != warm.template.limits:
+                await self._driver.resize(warm.container_id, spec.limits)
+            stream = await claim(sandbox, self._directory.get(sandbox.id))
+            self._background.start(self._follow(sandbox.id, stream), name="sandbox.follow")
+            sandbox = self._started(sandbox.id)
+        except BaseException as error:
+            ended = self._making[sandbox.id]  # before our own removal, which ends it too
+            await self._unbind(sandbox)
+            if isinstance(error, LinkLost) and ended is not None:
+                raise ended from error  # the reason why the link was lost
+            raise
+        finally:
+            del self._making[sandbox.id]
+        self._set_deadline(sandbox.id, sandbox.expires_at)
+        log.info("sandbox.created", sandbox=sandbox.id, image=spec.image)
+        return sandbox
+
+    async def _unbind(self, sandbox: Sandbox) -> None:
+        """Undo a create. In the background, so that a second cancellation cannot stop it.
+
+        Returns when it is done, or takes too long.
+        """
+        try:
+            self._stop(sandbox.id, reason=CREATE_FAILED)
+        except NotFound:  # not written down: then nobody but us knows the container
+            self.remove(sandbox)
+        except (Conflict, StoreError):
+            pass  # deleted meanwhile, or cannot be written down: either way it is being removed
+        if (removal := self._removals.get(sandbox.id)) is not None:
+            await asyncio.wait([removal], timeout=UNDO_TIMEOUT_S)
+
+    def _started(self, sandbox_id: str) -> Sandbox:
+        if (ended := self._making[sandbox_id]) is not None:
+            raise ended
+        return self._registry.advance(sandbox_id, Event.STARTED)
+
+    async def _follow_again(self, sandbox: Sandbox, link: Link) -> None:
+        try:
+            stream = await claim(sandbox, link)
+        except LinkLost:
+            pass  # the next link follows
+        except SandlotError as error:
+            self._fail(sandbox.id, "CLAIM_REFUSED", error.message)
+        else:
+            await self._follow(sandbox.id, stream)
+
+    async def _follow(self, sandbox_id: str, stream: Stream) -> None:
+        """Wait for the end of the entrypoint, which ends the sandbox."""
+        async with stream:
+            try:
+                exited = await stream.expect(ProcessExited)
+            except LinkLost:
+                return  # the next link follows
+            except AgentError as error:
+                self._fail(sandbox_id, "AGENT_FAILED", error.message)
+                return
+        sandbox = self._registry.find(sandbox_id)
+        if sandbox is None or sandbox.state is not State.RUNNING:
+            return
+        text = f"the entrypoint ended: {exited.cause}, exit code {exited.exit_code}"
+        if exited.exit_code == 0:
+            self._stop(sandbox_id, reason="ENTRYPOINT_EXITED", message=text)
+        else:
+            self._fail(sandbox_id, "ENTRYPOINT_FAILED", text)
+
+    def _lost(self, sandbox_id: str, reason: str, text: str) -> None:
+        """A container has ended, or must end: whoever has to do with it hears of it."""
+        ended = StartFailed(text)
+        self._directory.fail(sandbox_id, ended)
+        if sandbox_id in self._making:
+            self._making[sandbox_id] = ended
+        elif not self._pool.lost(sandbox_id):
+            self._fail(sandbox_id, reason, text)
+
+    def _stop(self, sandbox_id: str, *, reason: str, message: str = "") -> None:
+        self._end(sandbox_id, Event.STOP, reason, message)
+        self._deadlines.drop(sandbox_id)
+        log.info("sandbox.stopping", sandbox=sandbox_id, reason=reason)
+
+    def _fail(self, sandbox_id: str, reason: str, message: str) -> None:
+        sandbox = self._registry.find(sandbox_id)
+        # What is being made tells the one who makes it; what is being removed is meant to end.
+        if sandbox is None or sandbox.state not in LIVE or sandbox.state in (State.PENDING, State.STOPPING):
+            return
+        self._end(sandbox_id, Event.FAIL, reason, message)
+        self._set_deadline(sandbox_id, utc_now() + FINISHED_RETENTION)
+        log.warning("sandbox.failed", sandbox=sandbox_id, reason=reason, message=message)
+
+    def _end(self, sandbox_id: str, event: Event, reason: str, message: str) -> None:
+        """Write an end down, and take the container away behind.
+
+        Raises:
+            NotFound, Conflict: it cannot end any more.
+            StoreError: it could not be written down. The container is taken away all the same: perhaps it is what
+                fills the disk.
+        """
+        sandbox = self._registry.get(sandbox_id)
+        try:
+            sandbox = self._registry.advance(sandbox_id, event, reason=reason, message=message)
+        except StoreError:
+            self.remove(sandbox)
+            raise
+        self.remove(sandbox)
+
+    def _set_deadline(self, sandbox_id: str, due: datetime | None) -> None:
+        if due is None:
+            self._deadlines.drop(sandbox_id)
+        else:
+            self._deadlines.set(sandbox_id, due.timestamp())
+
+    def _forget_removal(self, sandbox_id: str, task: asyncio.Task[None]) -> None:
+        if self._removals.get(sandbox_id) is task:
+            del self._removals[sandbox_id]
+
+    async def _remove(self, sandbox: Sandbox) -> None:
+        """Take the container away, then the record too, unless the sandbox ended by itself and may be asked about."""
+        try:
+            await self._provisioner.remove(sandbox.id, sandbox.container_id)
+            self._removed(sandbox.id)
+        except SandlotError as error:
+            # The record stays as it is, and the sweep tries again.
+            log.warning("sandbox.remove_failed", sandbox=sandbox.id, error=error.message)
+
+    def _removed(self, sandbox_id: str) -> None:
+        present = self._registry.find(sandbox_id)
+        if present is None:
+            return
+        # Still pending: that it ends could not be written down.
+        if present.state is State.PENDING or (present.state is State.STOPPING and present.reason in _FORGOTTEN):
+            self._registry.forget(sandbox_id)
+        elif present.state is State.STOPPING:
+            self._registry.advance(sandbox_id, Event.GONE, reason=present.reason, message=present.message)
+            self._set_deadline(sandbox_id, utc_now() + FINISHED_RETENTION)
+
+
+def template_for(settings: Settings, image: str, network: bool) -> Template:
+    """Return the template of an image under these settings."""
+    return Template(
+        image=image,
+        network=network,
+        limits=settings.sandbox.limits,
+        runtime=settings.sandbox.runtime,
+        hardened=settings.sandbox.hardened,
+    )

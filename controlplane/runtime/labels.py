@@ -1,0 +1,30 @@
+"""The labels on our containers: how they are found again when all memory of them is lost.
+
+Nothing is labelled that may change later; limits, for one, can be resized.
+"""
+
+from __future__ import annotations
+
+from controlplane.runtime.driver import ContainerSpec
+
+INSTANCE = "sandlot.instance"  # which installation of the control plane it belongs to
+SANDBOX = "sandlot.sandbox"  # the sandbox's id
+IMAGE = "sandlot.image"  # the image's name, as it was asked for
+NETWORK = "sandlot.network"  # TRUE or FALSE
+RUNTIME = "sandlot.runtime"  # engine runtime by name, "" is the engine's default
+HARDENED = "sandlot.hardened"  # TRUE or FALSE
+
+TRUE, FALSE = "true", "false"
+
+
+def labels_of(spec: ContainerSpec, instance: str) -> dict[str, str]:
+    """Return all labels of a container to make. The spec's own cannot replace ours."""
+    return {
+        **spec.labels,
+        INSTANCE: instance,
+        SANDBOX: spec.sandbox_id,
+        IMAGE: spec.image,
+        NETWORK: TRUE if spec.network else FALSE,
+        RUNTIME: spec.runtime,
+        HARDENED: TRUE if spec.hardened else FALSE,
+    }

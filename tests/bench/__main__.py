@@ -1,0 +1,249 @@
+"""`make bench`: measure what DESIGN section 11 promises, print the table, write build/bench.json.
+
+The floor (the SDK against canned replies) is measured in the same run, in turn with the server, because only the
+difference is ours. `--peer HOST:PORT` measures another OpenSandbox server by the same client in the same run.
+No time fails anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.live_server import ROOT, LiveServer, engine_request, sdk_python
+
+HERE = Path(__file__).parent
+CREATE = {
+    "image": {"uri": "sandlot/code-interpreter"},
+    "entrypoint": ["tail", "-f", "/dev/null"],
+    "timeout": 600,
+    "resourceLimits": {"cpu": "1", "memory": "2Gi"},
+}
+
+
+class Table:
+    """Rows of numbers, printed as they come and kept for the JSON file."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        print(f"{'operation':44}{'p50':>10}{'p99':>10}  {'unit':8}{'n':>5}  target")
+
+    def add(self, name: str, values: list[float], *, unit: str = "ms", target: str = "") -> None:
+        """One row from its samples."""
+        if not values:
+            return
+        ordered = sorted(values)
+        p50, p99 = statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+        self.rows.append({"name": name, "p50": p50, "p99": p99, "unit": unit, "n": len(ordered), "target": target})
+        print(f"{name:44}{p50:10.2f}{p99:10.2f}  {unit:8}{len(ordered):5}  {target}", flush=True)
+
+
+def sdk(environment: Mapping[str, str], what: str, rounds: int) -> dict[str, list[float]]:
+    """Run the SDK's client script; return its samples in ms."""
+    done = subprocess.run(
+        [sdk_python(), HERE / "sdk_client.py", what, str(rounds)],
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=900,
+    )
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def canned() -> Iterator[dict[str, str]]:
+    """The canned server; yields the SDK's environment for it."""
+    with subprocess.Popen([sys.executable, HERE / "canned.py"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        yield {**os.environ, "OPEN_SANDBOX_DOMAIN": f"127.0.0.1:{port}", "OPEN_SANDBOX_API_KEY": "none"}
+        process.terminate()
+
+
+def http(server: LiveServer, clients: int, requests: int, method: str, path: str, *bodies: object) -> dict[str, Any]:
+    """Plain HTTP load by a process of its own; all answers must be good."""
+    headers = {"OPEN-SANDBOX-API-KEY": server.key, "Content-Type": "application/json"}
+    command = [sys.executable, str(HERE / "http_load.py"), server.address.removeprefix("http://")]
+    command += [str(clients), str(requests), method, path, json.dumps(headers), *map(json.dumps, bodies)]
+    result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300).stdout)
+    if set(result["statuses"]) - {"200", "202", "204"}:
+        raise RuntimeError(f"{method} {path} answered {result['statuses']}")
+    return result  # type: ignore[no-any-return]
+
+
+def pss(pid: int) -> float:
+    """Proportional memory of a process, in MB."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1000
+    raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss")
+
+
+def rss(pid: int) -> float:
+    """Resident memory of a process, in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1000
+    raise RuntimeError(f"/proc/{pid}/status has no VmRSS")
+
+
+def agent(server: LiveServer, sandbox: str) -> int:
+    """Return the process id of a sandbox's execd."""
+    inspected = (engine_request("GET", f"/containers/{one}/json") for one in server.containers())
+    return next(one["State"]["Pid"] for one in inspected if one["Name"].endswith(sandbox))
+
+
+def start_times(table: Table, rounds: int) -> None:
+    """From nothing to answering, and to a full pool."""
+    healthy, warm = [], []
+    for _ in range(rounds):
+        server = LiveServer()
+        began = time.perf_counter()
+        try:
+            server.start(until="Sandlot ")
+            server.request("GET", "/health")
+            healthy.append(time.perf_counter() - began)
+            server.wait_line("ready:")
+            warm.append(time.perf_counter() - began)
+        finally:
+            server.__exit__()
+    table.add("start to healthy", healthy, unit="s", target="≤ 0.6")
+    table.add("start to five warm", warm, unit="s", target="≤ 2")
+
+
+def through_the_sdk(table: Table, server: LiveServer, rounds: int) -> None:
+    """The rows of the unmodified SDK, beside its floor."""
+    with canned() as environment:
+        floor = sdk(environment, "floor", rounds)
+        for row, times in sdk(environment, "at-once-floor", 10).items():
+            table.add(f"SDK floor: {row}", times)
+        ours = sdk(server.sdk_environment(), "full", rounds)
+        more = sdk(environment, "floor", rounds)
+    for row in floor:
+        table.add(f"SDK floor: {row}", floor[row] + more[row])
+    targets = {
+        "create": "≤ floor + 5",
+        "kill": "≤ 4",
+        "command true": "≤ 5",
+        "20 commands at once": "≤ 60",
+        "seq 1 20000": "≤ 100",
+        "write 1 KB": "≤ 3.5",
+        "read 1 KB": "≤ 3.5",
+        "upload 32 MiB": "≥ 200 MiB/s",
+        "download 32 MiB": "≥ 300 MiB/s",
+        "first 1+1": "",
+        "code 1+1": "≤ 4",
+        "new context": "≤ 12",
+        "get info": "≤ 3",
+        "get metrics": "≤ 4",
+        "list": "≤ 4",
+    }
+    for row, target in targets.items():
+        if "32 MiB" in row:
+            table.add(f"SDK {row}", [32_000 / ms for ms in ours[row]], unit="MiB/s", target=target)
+        else:
+            table.add(f"SDK {row}", ours[row], target=target)
+
+
+def at_once(table: Table, pool: int, count: int, target: str) -> None:
+    """Many creates in the same moment, through the SDK; each sandbox is used."""
+    with LiveServer(["--pool-size", str(pool)]) as server:
+        server.wait_full()
+        if pool >= count:
+            wall = http(server, count, count, "POST", "/v1/sandboxes", CREATE)["wall_s"]
+            table.add(f"plain HTTP {count} creates at once, pool of {pool}", [wall * 1000], target="≤ 30")
+            for sandbox in server.request("GET", "/v1/sandboxes")["items"]:
+                server.request("DELETE", f"/v1/sandboxes/{sandbox['id']}")
+            server.wait_full()
+        row = sdk(server.sdk_environment(), "at-once", count)
+    for name, times in row.items():
+        table.add(f"SDK {name}, pool of {pool}", times, target=target)
+
+
+def plain_http(table: Table, server: LiveServer) -> None:
+    """The rows without an SDK."""
+    times = []
+    for _ in range(15):
+        server.wait_full()
+        times += http(server, 1, 1, "POST", "/v1/sandboxes", CREATE)["ms"]
+        for sandbox in server.request("GET", "/v1/sandboxes?pageSize=50")["items"]:
+            server.request("DELETE", f"/v1/sandboxes/{sandbox['id']}")
+    table.add("POST /v1/sandboxes, warm", times, target="≤ 3 (p99 10)")
+    server.wait_full()
+    sandbox = server.request("POST", "/v1/sandboxes", CREATE)["id"]
+    server.wait_full()
+    table.add("agent, idle, proportional", [pss(agent(server, sandbox))], unit="MB", target="≤ 12")
+    at = f"/v1/sandboxes/{sandbox}/proxy/44772"
+    run = {"code": "1+1", "context": {"language": "python"}}
+    http(server, 1, 20, "POST", f"{at}/code", run)
+    table.add("POST /code 1+1, one client", http(server, 1, 1000, "POST", f"{at}/code", run)["ms"], target="≤ 1.5")
+    contexts = [server.request("POST", f"{at}/code/context", {"language": "python"})["id"] for _ in range(10)]
+    runs = [{"code": "1+1", "context": {"language": "python", "id": context}} for context in contexts]
+    result = http(server, 10, 5000, "POST", f"{at}/code", *runs)
+    table.add("executions, ten clients, ten contexts", [5000 / result["wall_s"]], unit="/s", target="≥ 3000")
+    result = http(server, 1, 500, "POST", f"{at}/command", {"command": "true"})
+    table.add("POST /command true, one client", result["ms"])
+    result = http(server, 200, 20_000, "GET", f"{at}/ping")
+    table.add("pings, 200 at once", [20_000 / result["wall_s"]], unit="/s", target="≥ 3000")
+    server.request("DELETE", f"/v1/sandboxes/{sandbox}")
+
+
+def cold(table: Table, server: LiveServer, name: str, target: str, rounds: int) -> None:
+    """Creates of an image that has no pool."""
+    times = []
+    for _ in range(rounds):
+        times += http(server, 1, 1, "POST", "/v1/sandboxes", CREATE | {"image": {"uri": "sandlot/base"}})["ms"]
+        for sandbox in server.request("GET", "/v1/sandboxes")["items"]:
+            server.request("DELETE", f"/v1/sandboxes/{sandbox['id']}")
+        server.wait_gone()
+    table.add(f"POST /v1/sandboxes, cold, {name}", times, target=target)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description="Measure Sandlot through the official SDK and through plain HTTP.")
+    parser.add_argument(
+        "--peer", metavar="HOST:PORT", help="measure this OpenSandbox server as well, by the same client"
+    )
+    parser.add_argument("--peer-key", default="", help="its API key")
+    parser.add_argument("--rounds", type=int, default=20, help="samples of the slow rows (default: 20)")
+    options = parser.parse_args()
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
+    )
+    print(f"{machine}; {time.strftime('%Y-%m-%d %H:%M')}; make bench")
+    table = Table()
+    start_times(table, 3)
+    with LiveServer() as server:
+        table.add("server, resident, idle", [rss(server.pid)], unit="MB", target="≤ 70")
+        server.wait_full()
+        through_the_sdk(table, server, options.rounds)
+        plain_http(table, server)
+        table.add("server, resident, after all this", [rss(server.pid)], unit="MB")
+    at_once(table, 10, 10, "≤ floor + 50")
+    at_once(table, 5, 100, "100 of 100, ≥ 5 /s")
+    for flag, name, target in (("false", "no network", "≤ 220"), ("true", "network", "≤ 350")):
+        with LiveServer(["--pool-size", "0", "--allow-network", flag]) as server:
+            cold(table, server, name, target, options.rounds)
+    if options.peer:
+        environment = {**os.environ, "OPEN_SANDBOX_DOMAIN": options.peer, "OPEN_SANDBOX_API_KEY": options.peer_key}
+        for row, values in sdk(environment, "full", options.rounds).items():
+            table.add(f"peer: {row}", values)
+    target = ROOT / "build" / "bench.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps({"machine": machine, "at": time.time(), "rows": table.rows}, indent=1))
+    print(f"written to {target.relative_to(ROOT)}")
+
+
+main()

@@ -1,0 +1,196 @@
+"""What only the Docker driver promises, on the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from controlplane.errors import RuntimeFailure
+from controlplane.runtime.docker import DockerDriver
+from controlplane.runtime.driver import ContainerState, EventKind
+from controlplane.runtime.engine import connect
+from controlplane.sandbox import Limits
+from tests.contract.driver import following, listening, only, spec_of
+from tests.contract.worlds import IMAGE, DockerWorld, docker_world
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[DockerWorld]:
+    async with docker_world() as world:
+        yield world
+
+
+@asynccontextmanager
+async def image_of(world: DockerWorld, *lines: str) -> AsyncIterator[str]:
+    """An image made for one test."""
+    dockerfile = "\n".join([f"FROM {IMAGE}", *lines]).encode()
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(dockerfile)
+        tar.addfile(member, io.BytesIO(dockerfile))
+    context.seek(0)
+    tag = f"{world.network}:test"
+    await world.docker.images.build(fileobj=context, encoding="identity", tag=tag)
+    try:
+        yield tag
+    finally:
+        await world.docker.images.delete(tag, force=True)
+
+
+async def test_image_cannot_interfere(world: DockerWorld) -> None:
+    """Entrypoint, command, health check and stop signal of an image are not ours; its user, directory and env are."""
+    lines = (
+        'ENTRYPOINT ["/bin/false"]',
+        'CMD ["never"]',
+        "HEALTHCHECK --interval=1s CMD /bin/false",
+        "STOPSIGNAL SIGKILL",
+        "ENV FROM_IMAGE=yes LD_LIBRARY_PATH=/nowhere PYTHONHOME=/nowhere PYTHONPATH=/nowhere",
+        "RUN useradd --uid 4321 somebody",
+        "USER somebody",
+        "WORKDIR /made/by/image",
+    )
+    async with image_of(world, *lines) as image, listening(world.root) as line:
+        container_id = await world.driver.create(spec_of(world, line, image=image))
+        await world.driver.start(container_id)
+        await line.link()
+
+        shown = await world.docker.containers.container(container_id).show()
+        assert "Health" not in shown["State"]
+        ran = await world.run_inside(container_id, "sh", "-c", "id -u; pwd; echo $FROM_IMAGE; cat /proc/1/cmdline")
+        assert ran.output.split("\0")[0].split() == ["4321", "/made/by/image", "yes", "/opt/execd/bin/python3"]
+
+
+async def test_volumes_of_an_image_do_not_stay(world: DockerWorld) -> None:
+    """An image's VOLUME makes an anonymous volume; it goes with its container."""
+    async with image_of(world, "VOLUME /data") as image, listening(world.root) as line:
+        container_id = await world.driver.create(spec_of(world, line, image=image))
+        shown = await world.docker.containers.container(container_id).show()
+        volume = next(mount["Name"] for mount in shown["Mounts"] if mount["Destination"] == "/data")
+
+        await world.driver.destroy(container_id)
+
+        assert volume not in {it["Name"] for it in (await world.docker.volumes.list())["Volumes"]}
+
+
+async def test_missing_volume_of_execd_is_an_error(world: DockerWorld) -> None:
+    """The engine would make an empty volume of that name; we say what is missing, and none is made."""
+    missing = f"{world.network}-missing"
+    driver = DockerDriver(connect(), instance=world.instance, execd_volume=missing)
+    try:
+        async with listening(world.root) as line:
+            with pytest.raises(RuntimeFailure, match=f"{missing}.*make images"):
+                await driver.create(spec_of(world, line))
+    finally:
+        await driver.aclose()
+
+    assert missing not in {it["Name"] for it in (await world.docker.volumes.list())["Volumes"]}
+    assert await world.leftovers() == []
+
+
+async def test_unknown_runtime_is_the_engines_to_refuse(world: DockerWorld) -> None:
+    """Its reason is told, and nothing is left."""
+    async with listening(world.root) as line:
+        with pytest.raises(RuntimeFailure, match="no-such-runtime"):
+            await world.driver.create(spec_of(world, line, runtime="no-such-runtime"))
+
+    assert await world.leftovers() == []
+
+
+async def test_network_is_made_once(world: DockerWorld) -> None:
+    """Many drivers that need the network at the same time make one, and it keeps containers apart."""
+    drivers = [world.another() for _ in range(4)]
+    try:
+        async with listening(world.root) as line:
+            await asyncio.gather(
+                *(driver.create(spec_of(world, line, network=True)) for driver in drivers for _ in range(2))
+            )
+    finally:
+        for driver in drivers:
+            await driver.aclose()
+
+    made = [it for it in await world.docker.networks.list() if it["Name"] == world.network]
+    assert len(made) == 1
+    assert made[0]["Options"]["com.docker.network.bridge.enable_icc"] == "false"
+    assert len(await world.leftovers()) == 8
+
+
+async def test_network_that_is_not_ours_is_refused(world: DockerWorld) -> None:
+    """A network of our name in which containers could talk to each other is not used."""
+    await world.docker.networks.create({"Name": world.network, "Driver": "bridge", "CheckDuplicate": True})
+    async with listening(world.root) as line:
+        with pytest.raises(RuntimeFailure, match="talk to each other"):
+            await world.driver.create(spec_of(world, line, network=True))
+
+    assert await world.leftovers() == []
+
+
+async def test_resize_reaches_the_kernel(world: DockerWorld) -> None:
+    """What the engine holds afterwards is what was asked for, and a limit can be taken away again."""
+
+    async def limits(container_id: str) -> tuple[int, ...]:
+        host = (await world.docker.containers.container(container_id).show())["HostConfig"]
+        return tuple(host[name] for name in ("CpuQuota", "Memory", "MemorySwap", "PidsLimit"))
+
+    memory_files = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"
+    async with listening(world.root) as line:
+        container_id = await world.driver.create(spec_of(world, line))
+        await world.driver.start(container_id)
+
+        await world.driver.resize(container_id, Limits(cpus=0.5, memory_bytes=100 << 20, pids=32))
+        assert await limits(container_id) == (50_000, 100 << 20, 100 << 20, 32)
+        assert (await world.run_inside(container_id, "sh", "-c", memory_files)).output == str(100 << 20)
+
+        await world.driver.resize(container_id, Limits(cpus=0, memory_bytes=0, pids=0))
+        quota, memory, swap, pids = await limits(container_id)
+        assert (quota, memory) == (-1, swap)
+        assert memory > 1 << 50
+        assert pids in (-1, 0)
+
+
+async def test_refused_resize_changes_nothing(world: DockerWorld) -> None:
+    """Less memory than the engine's minimum: its reason is told, the limits are as before."""
+    async with listening(world.root) as line:
+        container_id = await world.driver.create(spec_of(world, line))
+        await world.driver.start(container_id)
+        before = (await world.docker.containers.container(container_id).show())["HostConfig"]
+
+        with pytest.raises(RuntimeFailure, match=r"(?i)memory"):
+            await world.driver.resize(container_id, Limits(cpus=0.5, memory_bytes=1 << 20, pids=5))
+
+        assert (await world.docker.containers.container(container_id).show())["HostConfig"] == before
+
+
+async def test_paused_container_is_listed_and_destroyed(world: DockerWorld) -> None:
+    """Whoever paused it."""
+    async with listening(world.root) as line:
+        container_id = await world.driver.create(spec_of(world, line))
+        await world.driver.start(container_id)
+        await line.link()
+        await world.docker.containers.container(container_id).pause()
+        assert (await only(world.driver, container_id)).state is ContainerState.PAUSED
+
+        await world.driver.destroy(container_id)
+
+        assert await world.leftovers() == []
+
+
+async def test_out_of_memory_is_told(world: DockerWorld) -> None:
+    """When process 1 itself is the victim, the event and the ended container both say so."""
+    # The shell becomes what eats: nothing else is there to be killed.
+    eat = "exec perl -e 'my $x = \"x\" x (1 << 30)'"
+    async with listening(world.root) as line, following(world.driver) as events:
+        container_id = await world.driver.create(spec_of(world, line))
+        await world.driver.start(container_id)
+        await line.link()
+
+        ran = await world.run_inside(container_id, "sh", "-c", eat)
+
+        assert ran.exit_code == 137
+        assert (await events.next()).kind is EventKind.OOM
+        assert (await only(world.driver, container_id)).state is ContainerState.RUNNING

@@ -1,0 +1,113 @@
+"""`kill -9` of the server: same sandboxes, same state, same deadlines, nothing left over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from tests.live_server import LiveServer
+
+BEFORE = """
+import asyncio, json, sys
+from datetime import timedelta
+from code_interpreter import CodeInterpreter
+from opensandbox import Sandbox
+
+async def main():
+    image = "sandlot/code-interpreter"
+    kept = await Sandbox.create(image, timeout=timedelta(minutes=5), env={"COLOUR": "blue"}, metadata={"who": "test"})
+    interpreter = await CodeInterpreter.create(kept)
+    context = await interpreter.codes.create_context("python")
+    await interpreter.codes.run("answer = 41", context=context)
+    background = await kept.commands.run("for i in 1 2 3; do echo tick $i; sleep 0.2; done; sleep 300", opts=opts(True))
+    short = await Sandbox.create(image, timeout=timedelta(seconds=60))
+    info = await kept.get_info()
+    print(json.dumps({"kept": kept.id, "short": short.id, "context": context.id, "command": background.id,
+                      "expires": info.expires_at.isoformat()}))
+
+def opts(background):
+    from opensandbox.models.execd import RunCommandOpts
+    return RunCommandOpts(background=background)
+
+asyncio.run(main())
+"""
+
+AFTER = """
+import asyncio, json, sys
+from code_interpreter import CodeInterpreter
+from code_interpreter.models.code import CodeContext
+from opensandbox import Sandbox
+
+async def main():
+    was = json.loads(sys.argv[1])
+    kept = await Sandbox.connect(was["kept"])
+    info = await kept.get_info()
+    interpreter = await CodeInterpreter.create(kept)
+    run = await interpreter.codes.run("answer + 1", context=CodeContext(id=was["context"], language="python"))
+    colour = await kept.commands.run("echo $COLOUR")
+    logs = await kept.commands.get_background_command_logs(was["command"])
+    status = await kept.commands.get_command_status(was["command"])
+    print(json.dumps({"answer": run.result[0].text, "colour": colour.logs.stdout[0].text, "state": info.status.state,
+                      "expires": info.expires_at.isoformat(), "metadata": info.metadata, "logs": logs.content,
+                      "running": status.running}))
+
+asyncio.run(main())
+"""
+
+
+def run(sdk: Path, server: LiveServer, script: str, *arguments: str) -> dict[str, object]:
+    """Run a script with the official SDK; return what it printed as JSON."""
+    done = subprocess.run(
+        [sdk, "-c", script, *arguments],
+        env=server.sdk_environment(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + server.log[-3000:]
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def wait_until(condition: object, timeout_s: float = 20.0) -> None:
+    """Ask again until it holds: the engine offers no event for what these tests wait for."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "did not become true in time"
+        time.sleep(0.05)
+
+
+def test_a_killed_server_loses_nothing_and_leaks_nothing(sdk: Path) -> None:
+    """Sandboxes, contexts, background processes and deadlines survive; unclaimed containers do not leak."""
+    with LiveServer(["--pool-size", "2"]) as server:
+        was = run(sdk, server, BEFORE)
+        server.kill()
+        server.start()
+
+        now = run(sdk, server, AFTER, json.dumps(was))
+        assert now["answer"] == "42"
+        assert now["colour"] == "blue"
+        assert now["state"] == "Running"
+        assert now["expires"] == was["expires"]
+        assert now["metadata"] == {"who": "test"}
+        assert "tick 1\ntick 2\ntick 3\n" in str(now["logs"])
+        assert now["running"] is True
+
+        ids = {sandbox["id"] for sandbox in server.request("GET", "/v1/sandboxes")["items"]}
+        assert ids == {was["kept"], was["short"]}
+        # Two sandboxes and a pool of two: the warm ones of before were taken over or removed.
+        wait_until(lambda: len(server.containers()) == 4)
+
+        # A deadline that was set before the kill, moved up, is still enforced by the new server.
+        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
+        server.request("POST", f"/v1/sandboxes/{was['short']}/renew-expiration", {"expiresAt": soon})
+        server.kill()
+        server.start()
+        wait_until(lambda: len(server.request("GET", "/v1/sandboxes")["items"]) == 1)
+        wait_until(lambda: len(server.containers()) == 3)
+
+        assert server.stop() == 0
+        # The sandbox goes on; warm containers, which nobody would end, are gone.
+        assert len(server.containers()) == 1

@@ -1,0 +1,180 @@
+"""A FakeEngine whose containers are no processes: each runs execd's own shell as a task in the test's event loop.
+
+So a test sees every claim, decides what becomes of it, and ends entrypoints when it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+
+from msgspec.structs import replace
+
+from controlplane.errors import EngineUnavailable
+from controlplane.runtime.driver import ContainerSpec, ContainerState, EventKind
+from controlplane.sandbox import Limits
+from execd.dispatch import Dispatcher
+from execd.errors import ExecdError
+from execd.server import serve_forever
+from execd.wire.aio import Stream
+from execd.wire.messages import ContextPrepare, Done, ProcessExited, SandboxClaim, SandboxClaimed
+from tests.fakes.driver import KILLED, FakeContainer, FakeDriver, FakeEngine
+
+
+class Agent:
+    """What stands for execd in one container."""
+
+    def __init__(self, engine: AgentEngine, socket_path: str) -> None:
+        self.engine = engine
+        self.socket_path = socket_path
+        self.claims: list[SandboxClaim] = []
+        self.exited: asyncio.Future[ProcessExited] = asyncio.get_running_loop().create_future()
+        self.serving = asyncio.ensure_future(self._serve())
+
+    async def _serve(self) -> None:
+        handlers = {SandboxClaim: self.claim, ContextPrepare: self.prepare}
+        await serve_forever(self.socket_path, Dispatcher(handlers))
+
+    async def prepare(self, stream: Stream, request: ContextPrepare) -> None:
+        """As execd in an image without languages."""
+        await stream.send(Done())
+
+    async def claim(self, stream: Stream, request: SandboxClaim) -> None:
+        """As execd, unless the engine was told otherwise."""
+        self.claims.append(request)
+        self.engine.claimed.set()
+        if self.engine.refusal is not None:
+            raise self.engine.refusal
+        if self.engine.hold_claims is not None:
+            await self.engine.hold_claims.wait()
+        await stream.send(SandboxClaimed(pid=1))
+        await stream.send(await asyncio.shield(self.exited))
+
+    def exit(self, code: int) -> None:
+        """The entrypoint ends."""
+        self.exited.set_result(ProcessExited("exit" if code < 128 else "signal", code))
+
+    async def hang_up(self) -> None:
+        """Close the link and dial anew, as execd does when its socket breaks."""
+        await self.aclose()
+        self.serving = asyncio.ensure_future(self._serve())
+
+    async def aclose(self) -> None:
+        """End, without a goodbye to anybody."""
+        self.serving.cancel()
+        await asyncio.wait([self.serving])
+
+
+class AgentEngine(FakeEngine):
+    """Give it to a `CutDriver`.
+
+    `refusal`: what execd answers to claims. `hold_claims`: an event that claims wait for. `mute`: containers start
+    without an agent. `claimed` is set by each claim.
+    """
+
+    def __init__(self, *images: str) -> None:
+        super().__init__(*images)
+        self.agents: dict[str, Agent] = {}  # by sandbox id
+        self.refusal: ExecdError | None = None
+        self.hold_claims: asyncio.Event | None = None
+        self.claimed = asyncio.Event()
+        self.mute = False
+        self.quiet = False  # tell nobody what happens
+        self.starts = 0
+
+    async def run(self, container: FakeContainer, command: list[str]) -> None:
+        """Start the agent."""
+        self.starts += 1
+        if not self.mute:
+            self.agents[container.spec.sandbox_id] = Agent(self, f"{container.spec.socket_dir}/link.sock")
+        container.told = replace(container.told, state=ContainerState.RUNNING)
+
+    async def die(self, container_id: str, exit_code: int = KILLED) -> None:
+        """The container ends."""
+        container = self.find(container_id)
+        if container.told.state is not ContainerState.RUNNING:
+            return
+        container.told = replace(container.told, state=ContainerState.EXITED, exit_code=exit_code)
+        if (agent := self.agents.pop(container.spec.sandbox_id, None)) is not None:
+            await agent.aclose()
+        self.tell(container, EventKind.DIED, exit_code)
+
+    async def remove(self, container_id: str) -> None:
+        """Kill and forget a container."""
+        await self.die(container_id)
+        if (container := self.containers.pop(container_id, None)) is not None:
+            shutil.rmtree(container.home, ignore_errors=True)
+            self.tell(container, EventKind.REMOVED)
+
+    def tell(self, container: FakeContainer, kind: EventKind, exit_code: int | None = None) -> None:
+        """Send an event, unless there is a gap in them."""
+        if not self.quiet:
+            super().tell(container, kind, exit_code)
+
+    def cut_events(self) -> None:
+        """End the flow of events, as when the connection to the engine breaks."""
+        for queue in self._subscribers:
+            queue.put_nowait(None)
+
+    def sandbox_ids(self) -> set[str]:
+        """Whose containers there are."""
+        return {container.spec.sandbox_id for container in self.containers.values()}
+
+
+class CutDriver(FakeDriver):
+    """A driver that can be cut off from its engine, as by a `kill -9` of the control plane. Counts removals.
+
+    `fail_destroy`, `fail_list`: raised by those when set. `hold_destroy`: an event that removals wait for.
+    """
+
+    def __init__(self, engine: FakeEngine, *, instance: str) -> None:
+        super().__init__(engine, instance=instance)
+        self.cut = False
+        self.fail_destroy: EngineUnavailable | None = None
+        self.hold_destroy: asyncio.Event | None = None
+        self.fail_list: EngineUnavailable | None = None
+        self.on_create: asyncio.Event | None = None
+
+    def _check(self) -> None:
+        if self.cut:
+            raise EngineUnavailable("cut off")
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """See `Driver.create`."""
+        self._check()
+        return await super().create(spec)
+
+    async def start(self, container_id: str) -> None:
+        """See `Driver.start`."""
+        self._check()
+        await super().start(container_id)
+
+    async def resize(self, container_id: str, limits: Limits) -> None:
+        """See `Driver.resize`."""
+        self._check()
+        await super().resize(container_id, limits)
+
+    async def destroy(self, container_id: str) -> None:
+        """See `Driver.destroy`."""
+        self._check()
+        if self.fail_destroy is not None:
+            raise self.fail_destroy
+        if self.hold_destroy is not None:
+            await self.hold_destroy.wait()
+        await super().destroy(container_id)
+
+    async def list(self):  # type: ignore[no-untyped-def]
+        """See `Driver.list`."""
+        self._check()
+        if self.fail_list is not None:
+            raise self.fail_list
+        return await super().list()
+
+
+async def end_agents(engine: AgentEngine) -> None:
+    """End what still runs, at the end of a test."""
+    with contextlib.suppress(RuntimeError):
+        await engine.aclose()
+    for agent in list(engine.agents.values()):
+        await agent.aclose()

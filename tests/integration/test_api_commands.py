@@ -1,0 +1,147 @@
+"""Commands over HTTP, run by a real execd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api_server import Edge, serving
+from tests.live_agent import LiveAgent
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    """A server with one sandbox, whose agent is a process on this machine."""
+    async with LiveAgent() as agent, serving(agent.link) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    """A client for the sandbox's execd endpoint."""
+    async with edge.execd() as opened:
+        yield opened
+
+
+async def run(client: httpx.AsyncClient, **body: Any) -> list[dict[str, Any]]:
+    """Run a command to its end, return its events."""
+    response = await client.post("/command", json=body)
+    assert response.status_code == 200, response.text
+    return [json.loads(frame.removeprefix("data: ")) for frame in response.text.split("\n\n")[:-1]]
+
+
+def texts(events: list[dict[str, Any]], kind: str = "stdout") -> list[str]:
+    """The texts of one kind of events."""
+    return [event["text"] for event in events if event["type"] == kind]
+
+
+async def test_output_and_exit_code(client: httpx.AsyncClient) -> None:
+    """Both streams line by line, then one end."""
+    good = await run(client, command="echo 'Hello OpenSandbox E2E'; echo warn >&2")
+    bad = await run(client, argv=["sh", "-c", "printf 'no newline'; exit 7"])
+
+    assert (texts(good), texts(good, "stderr")) == (["Hello OpenSandbox E2E"], ["warn"])
+    assert good[-1]["type"] == "execution_complete"
+    assert (texts(bad), bad[-1]["error"]["evalue"]) == (["no newline"], "7")
+
+
+async def test_a_flood_arrives_whole_in_few_events(client: httpx.AsyncClient) -> None:
+    """Twenty thousand lines share events, and not one of them is lost or moved."""
+    events = await run(client, command="seq 1 20000")
+
+    assert "\n".join(texts(events)).split("\n") == [str(number) for number in range(1, 20001)]
+    assert len(events) < 1000
+
+
+async def test_environment_directory_and_time_limit(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    """What the body says holds for the command, and a limit that is reached is the stated cause."""
+    told = await run(client, command='echo "$A"; pwd', cwd=str(tmp_path), envs={"A": "b c", "B": None})
+    late = await run(client, command="echo begun; sleep 60", timeout=200)
+
+    assert texts(told) == ["b c", str(tmp_path)]
+    assert (texts(late), late[-1]["error"]["traceback"]) == (["begun"], ["timed out after 0.2 s"])
+
+
+async def test_what_cannot_be_started_says_why(client: httpx.AsyncClient) -> None:
+    """A missing program and a missing directory, as errors with the shells' code."""
+    for body in ({"argv": ["/no/such/program"]}, {"command": "true", "cwd": "/no/such/directory"}):
+        error = (await run(client, **body))[-1]["error"]
+
+        assert (error["ename"], error["evalue"]) == ("CommandExecError", "127")
+        assert "/no/such" in error["traceback"][0]
+
+
+async def test_a_client_that_goes_away_ends_the_whole_process_group(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Also the children of the shell: the FIFO that they hold open reaches its end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    async with client.stream("POST", "/command", json={"command": f"sleep 1000 > {fifo}"}) as response:
+        lines = response.aiter_lines()  # kept: a client that drops it closes the connection
+        await anext(lines)
+        reader = await asyncio.to_thread(open, fifo, "rb")  # blocks until sleep has opened its end
+    with reader:
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(reader.read) == b""
+
+
+async def test_a_background_command_outlives_its_request(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    """Its id leads to its state, to its output from any byte on, and to its end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    events = await run(client, command=f"echo one; cat {fifo}; echo two >&2; exit 3", background=True)
+    assert [event["type"] for event in events] == ["init", "execution_complete"]
+    command_id = events[0]["text"]
+
+    status = (await client.get(f"/command/status/{command_id}")).json()
+    assert (status["running"], status["exit_code"], status["finished_at"]) == (True, None, None)
+
+    await asyncio.to_thread(fifo.write_bytes, b"between\n")
+    async with asyncio.timeout(10):
+        while (status := (await client.get(f"/command/status/{command_id}")).json())["running"]:
+            pass
+    assert (status["exit_code"], status["error"]) == (3, "exit status 3")
+
+    whole = await client.get(f"/command/{command_id}/logs")
+    rest = await client.get(f"/command/{command_id}/logs", params={"cursor": 4})
+    nothing = await client.get(f"/command/{command_id}/logs", params={"cursor": 16})
+    assert (whole.text, rest.text, nothing.text) == ("one\nbetween\ntwo\n", "between\ntwo\n", "")
+    assert {reply.headers["EXECD-COMMANDS-TAIL-CURSOR"] for reply in (whole, rest, nothing)} == {"16"}
+
+
+async def test_an_interrupted_command_says_so(client: httpx.AsyncClient) -> None:
+    """By the id of its init event, while its client still listens; what has ended can be asked about."""
+    async with client.stream("POST", "/command", json={"command": "echo begun; sleep 1000"}) as response:
+        lines = response.aiter_lines()
+        events = []
+        async for line in lines:
+            if line:
+                events.append(json.loads(line.removeprefix("data: ")))
+            if events[-1].get("text") == "begun":
+                break
+        answer = await client.delete("/command", params={"id": events[0]["text"]})
+        events += [json.loads(line.removeprefix("data: ")) async for line in lines if line]
+
+    assert answer.status_code == 200
+    assert (events[-1]["error"]["evalue"], events[-1]["error"]["traceback"]) == ("143", ["ended on request"])
+    status = await client.get(f"/command/status/{events[0]['text']}")
+    assert (status.json()["running"], status.json()["exit_code"]) == (False, 143)
+
+
+async def test_metrics_are_the_sandbox_s_own(client: httpx.AsyncClient) -> None:
+    """Numbers under the contract's names, once and again and again."""
+    metrics = (await client.get("/metrics")).json()
+
+    assert set(metrics) == {"cpu_count", "cpu_used_pct", "mem_total_mib", "mem_used_mib", "timestamp"}
+    assert metrics["cpu_count"] > 0
+    assert 0 < metrics["mem_used_mib"] < metrics["mem_total_mib"]
+    assert type(metrics["timestamp"]) is int
+    async with client.stream("GET", "/metrics/watch") as response:
+        line = await anext(response.aiter_lines())
+    assert set(json.loads(line.removeprefix("data: "))) == set(metrics)

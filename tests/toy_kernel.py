@@ -1,0 +1,109 @@
+"""A runner and a zygote of the fewest lines, in plain Python: what docs/runner-protocol.md asks for, and nothing else.
+
+The code of a run is Python with `say(message)` in its scope, so that a test can have a runner say anything. As argument
+the program takes what to do wrong at its start; see `misbehave`.
+"""
+
+import array
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+
+def misbehave(how: str) -> None:
+    if how == "crash":
+        sys.exit("toy: no such library")
+    if how == "hang":
+        signal.pause()
+
+
+def serve(channel: socket.socket, how: str) -> None:
+    lines = channel.makefile("rb")
+
+    def say(message: object) -> None:
+        channel.sendall(message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n")
+
+    def hear() -> dict:
+        line = lines.readline()
+        if not line:
+            os._exit(0)
+        return json.loads(line)
+
+    scope = {"say": say, "hear": hear, "os": os, "time": time, "signal": signal, "sys": sys, "channel": channel}
+    say({"type": "ready", "protocol": 2 if how == "protocol" else 1})
+    start = hear()
+    assert start["op"] == "start"
+    if how == "failed":
+        say({"type": "failed", "message": "toy: not today"})
+        return
+    os.environ.update(start["env"])
+    os.chdir(start["cwd"])
+    say({"type": "started"})
+    while True:
+        request = hear()
+        if request["op"] != "run":
+            continue
+        status = "ok"
+        scope["number"] = request["id"]
+        try:
+            exec(request["code"], scope)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except Exception as error:  # noqa: BLE001
+            say({"type": "error", "name": type(error).__name__, "value": str(error)})
+            status = "error"
+        sys.stdout.flush()
+        say({"type": "done", "id": request["id"], "status": status, "count": request["id"]})
+
+
+def fork_on_request(execd: socket.socket, how: str) -> None:
+    signal.set_wakeup_fd(-1)
+    execd.send(json.dumps({"type": "ready", "protocol": 2 if how == "zygote-protocol" else 1}).encode())
+    children: dict[int, int] = {}
+    execd.settimeout(0.05)
+    while True:
+        while children and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)):
+            code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            execd.send(json.dumps({"type": "exited", "id": children.pop(ended.si_pid), "code": code}).encode())
+        fds = array.array("i")
+        try:
+            packet, ancillary, _, _ = execd.recvmsg(4096, socket.CMSG_SPACE(4 * fds.itemsize))
+        except TimeoutError:
+            continue
+        if not packet:
+            return
+        request = json.loads(packet)
+        if how == "nonsense":
+            execd.send(b"nonsense")
+            continue
+        if how == "no-fork":
+            execd.send(json.dumps({"type": "failed", "id": request["id"], "message": "fork: no room"}).encode())
+            continue
+        fds.frombytes(ancillary[0][2])
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            for target, fd in enumerate(fds[1:]):
+                os.dup2(fd, target)
+                os.close(fd)
+            execd.close()
+            try:
+                serve(socket.socket(fileno=fds[0]), how)
+            finally:
+                os._exit(0)
+        for fd in fds:
+            os.close(fd)
+        children[pid] = request["id"]
+        execd.send(json.dumps({"type": "forked", "id": request["id"], "pid": pid}).encode())
+
+
+if __name__ == "__main__":
+    mistake = sys.argv[1] if len(sys.argv) > 1 else ""
+    misbehave(mistake)
+    if "SANDLOT_ZYGOTE_FD" in os.environ:
+        fork_on_request(socket.socket(fileno=int(os.environ["SANDLOT_ZYGOTE_FD"])), mistake)
+    else:
+        serve(socket.socket(fileno=int(os.environ["SANDLOT_CHANNEL_FD"])), mistake)

@@ -1,0 +1,246 @@
+"""The lifecycle contract over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from controlplane.api.app import ApiSettings
+from controlplane.errors import InvalidRequest, LinkLost, StartFailed
+from controlplane.sandbox import State
+from tests.api_server import API_KEY, SANDBOX_ID, Edge, serving
+
+BODY = {"image": {"uri": "python:3.11"}, "entrypoint": ["tail", "-f", "/dev/null"]}
+
+
+async def create(edge: Edge, **changes: Any) -> httpx.Response:
+    """POST /sandboxes."""
+    async with edge.client() as client:
+        return await client.post("/sandboxes", json=BODY | changes)
+
+
+async def test_create_answers_202_with_a_running_sandbox() -> None:
+    """The Python SDK takes nothing but 202; the Go SDK polls until it reads Running."""
+    async with serving() as edge:
+        response = await create(edge, timeout=600, metadata={"a": "b"})
+
+    assert (response.status_code, response.headers["location"]) == (202, f"/v1/sandboxes/{SANDBOX_ID}")
+    assert response.json() == {
+        "id": SANDBOX_ID,
+        "status": {"state": "Running", "lastTransitionAt": "2026-11-23T04:38:07.317029Z"},
+        "metadata": {"a": "b"},
+        "entrypoint": ["tail", "-f", "/dev/null"],
+        "expiresAt": "2026-11-23T04:48:07.317029Z",
+        "createdAt": "2026-11-23T04:38:07.317029Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"timeout": -5}, "SANDBOX::INVALID_PARAMETER"),
+        ({"resourceLimits": {"memory": "lots"}}, "SANDBOX::INVALID_PARAMETER"),
+        ({"entrypoint": []}, "DOCKER::INVALID_ENTRYPOINT"),
+        ({"metadata": {"a": "x y"}}, "SANDBOX::INVALID_METADATA_LABEL"),
+        ({"volumes": [{}]}, "SANDBOX::API_NOT_SUPPORTED"),
+        ({"image": {"uri": "no/such:image"}}, "DOCKER::SANDBOX_IMAGE_PULL_FAILED"),
+    ],
+)
+async def test_a_bad_create_is_400_and_creates_nothing(changes: dict[str, Any], code: str) -> None:
+    """Each with the contract's own code."""
+    async with serving() as edge:
+        response = await create(edge, **changes)
+        after = edge.sandboxes.list()
+
+    assert (response.status_code, response.json()["code"]) == (400, code)
+    assert after == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\x00" * (10 << 20), b"[1]", b'"x"'])
+async def test_a_create_that_is_no_json_is_400(content: bytes) -> None:
+    """Whatever it is and however large."""
+    async with serving() as edge, edge.client() as client:
+        response = await client.post("/sandboxes", content=content)
+        after = await client.get("/sandboxes")
+
+    assert (response.status_code, response.json()["code"]) == (400, "SANDBOX::INVALID_PARAMETER")
+    assert (after.status_code, edge.sandboxes.requests) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (StartFailed("the container ended"), 500, "DOCKER::SANDBOX_START_FAILED"),
+        (LinkLost("its agent did not come"), 500, "BACKEND_CONNECTION_FAILED"),
+        (InvalidRequest("too long", code="sandbox.invalid_expiration"), 400, "DOCKER::INVALID_EXPIRATION"),
+    ],
+)
+async def test_a_failed_create_has_a_documented_status(error: Any, status: int, code: str) -> None:
+    """502 is not documented for create: it becomes a 500 that keeps its code."""
+    async with serving() as edge:
+        edge.sandboxes.fails_with = error
+        response = await create(edge)
+
+    assert (response.status_code, response.json()) == (status, {"code": code, "message": error.message})
+
+
+async def test_get_and_delete() -> None:
+    """200 with the image, 204 without a body, 404 afterwards; /stop is another name for DELETE."""
+    async with serving() as edge, edge.client() as client:
+        await create(edge)
+        await create(edge)
+        got = await client.get(f"/sandboxes/{SANDBOX_ID}")
+        deleted = await client.delete(f"/sandboxes/{SANDBOX_ID}")
+        stopped = await client.post(f"/sandboxes/{edge.sandboxes.list()[0].id}/stop")
+        gone = [
+            await client.get(f"/sandboxes/{SANDBOX_ID}"),
+            await client.delete(f"/sandboxes/{SANDBOX_ID}"),
+            await client.post(f"/sandboxes/{SANDBOX_ID}/renew-expiration", json={"expiresAt": "2099-01-01T00:00:00Z"}),
+            await client.get(f"/sandboxes/{SANDBOX_ID}/endpoints/44772"),
+        ]
+
+    assert got.json()["image"] == {"uri": "python:3.11"}
+    assert (deleted.status_code, deleted.content, stopped.status_code) == (204, b"", 204)
+    assert {(response.status_code, response.json()["code"]) for response in gone} == {
+        (404, "DOCKER::SANDBOX_NOT_FOUND")
+    }
+
+
+async def test_list_filters_by_any_state_and_all_metadata_and_pages() -> None:
+    """The metadata filter is encoded twice, as the SDKs do it."""
+    async with serving() as edge, edge.client() as client:
+        for index in range(5):
+            await create(edge, metadata={"n": str(index), "odd": str(index % 2), "a": "b"})
+        first = edge.sandboxes.list()[-1]
+        edge.sandboxes.put(replace(first, state=State.PAUSED))
+
+        everything = (await client.get("/sandboxes")).json()
+        page = (await client.get("/sandboxes", params={"page": 2, "pageSize": 2})).json()
+        beyond = (await client.get("/sandboxes", params={"page": 9})).json()
+        states = (await client.get("/sandboxes?state=Paused&state=Failed")).json()
+        odd = (await client.get("/sandboxes?metadata=odd%3D1%26a%3Db")).json()
+        escaped = (await client.get("/sandboxes?metadata=a%3Db%2520c%26d%3De")).json()
+
+    assert [item["metadata"]["n"] for item in everything["items"]] == ["4", "3", "2", "1", "0"]
+    assert everything["pagination"] == {
+        "page": 1,
+        "pageSize": 20,
+        "totalItems": 5,
+        "totalPages": 1,
+        "hasNextPage": False,
+    }
+    assert [item["metadata"]["n"] for item in page["items"]] == ["2", "1"]
+    assert (page["pagination"]["totalPages"], page["pagination"]["hasNextPage"]) == (3, True)
+    assert (beyond["items"], beyond["pagination"]["hasNextPage"]) == ([], False)
+    assert [item["metadata"]["n"] for item in states["items"]] == ["0"]
+    assert [item["metadata"]["n"] for item in odd["items"]] == ["3", "1"]
+    assert escaped["items"] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "page=0",
+        "page=-1",
+        "page=x",
+        "pageSize=0",
+        "pageSize=201",
+        "pageSize=1.5",
+        "state=Sleeping",
+        "metadata=nonsense",
+    ],
+)
+async def test_bad_list_queries_are_400(query: str) -> None:
+    """And name the parameter."""
+    async with serving() as edge, edge.client() as client:
+        response = await client.get(f"/sandboxes?{query}")
+
+    assert (response.status_code, response.json()["code"]) == (400, "SANDBOX::INVALID_PARAMETER")
+    assert query.partition("=")[0] in response.json()["message"]
+
+
+async def test_renew_sets_the_deadline() -> None:
+    """The SDK's own spelling of a moment, and one without a zone, which is UTC."""
+    later = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=317029)
+    async with serving() as edge, edge.client() as client:
+        await create(edge)
+        path = f"/sandboxes/{SANDBOX_ID}/renew-expiration"
+        renewed = await client.post(path, json={"expiresAt": later.isoformat()})
+        naive = await client.post(path, json={"expiresAt": later.replace(tzinfo=None).isoformat()})
+        past = await client.post(path, json={"expiresAt": "2020-01-01T00:00:00Z"})
+        bad = [
+            await client.post(path, content=content)
+            for content in (b"", b"{}", b'{"expiresAt": null}', b'{"expiresAt": "0001-01-01T00:00:00+23:59"}')
+        ]
+
+    assert (renewed.status_code, datetime.fromisoformat(renewed.json()["expiresAt"])) == (200, later)
+    assert datetime.fromisoformat(naive.json()["expiresAt"]) == later
+    assert (past.status_code, past.json()["code"]) == (400, "DOCKER::INVALID_EXPIRATION")
+    assert [response.status_code for response in bad] == [400, 400, 400, 400]
+
+
+async def test_endpoints_are_this_server_with_a_token_for_the_sandbox() -> None:
+    """Each contract's own header; the address is the one that the client used."""
+    async with serving() as edge, edge.client() as client:
+        await create(edge)
+        path = f"/sandboxes/{SANDBOX_ID}/endpoints"
+        execd = await client.get(f"{path}/44772", params={"use_server_proxy": "false"})
+        egress = await client.get(f"{path}/18080", params={"use_server_proxy": "true"})
+        other = await client.get(f"{path}/8080", headers={"Host": "sandlot.example:81"})
+        strange = await client.get(f"{path}/8080", headers={"Host": "evil/../path"})
+        signed = await client.get(f"{path}/8080", params={"expires": 1})
+
+    base = f"{edge.address}/v1/sandboxes/{SANDBOX_ID}/proxy"
+    assert execd.json() == {"endpoint": f"{base}/44772", "headers": {"X-EXECD-ACCESS-TOKEN": edge.token}}
+    assert egress.json() == {"endpoint": f"{base}/18080", "headers": {"OPENSANDBOX-EGRESS-AUTH": edge.token}}
+    assert other.json() == {
+        "endpoint": f"sandlot.example:81/v1/sandboxes/{SANDBOX_ID}/proxy/8080",
+        "headers": {"OpenSandbox-Secure-Access": edge.token},
+    }
+    assert strange.json()["endpoint"] == f"{base}/8080"
+    assert (signed.status_code, signed.json()["code"]) == (400, "SANDBOX::API_NOT_SUPPORTED")
+
+
+async def test_a_configured_address_stands_in_endpoints() -> None:
+    """Behind a reverse proxy the Host header is not what clients can reach."""
+    async with serving(settings=ApiSettings(public_address="box.example")) as edge, edge.client() as client:
+        await create(edge)
+        endpoint = await client.get(f"/sandboxes/{SANDBOX_ID}/endpoints/44772")
+
+    assert endpoint.json()["endpoint"] == f"box.example/v1/sandboxes/{SANDBOX_ID}/proxy/44772"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x", "80x", "1e3", "٣"])
+async def test_what_is_no_port(port: str) -> None:
+    """400 with the contract's code."""
+    async with serving() as edge, edge.client() as client:
+        await create(edge)
+        response = await client.get(f"/sandboxes/{SANDBOX_ID}/endpoints/{port}")
+
+    assert (response.status_code, response.json()["code"]) == (400, "DOCKER::INVALID_PORT")
+
+
+async def test_the_egress_policy_is_the_truth() -> None:
+    """Everything or nothing, at the egress port and in the lifecycle API."""
+    async with serving() as edge, edge.client() as client:
+        await create(edge, networkPolicy={"defaultAction": "deny"})
+        denied = await client.get(f"{edge.proxy}/18080/policy", headers={"OPENSANDBOX-EGRESS-AUTH": edge.token})
+        sandbox = edge.sandboxes.get(SANDBOX_ID)
+        edge.sandboxes.put(replace(sandbox, spec=replace(sandbox.spec, network=True)))
+        allowed = await client.get(f"/sandboxes/{SANDBOX_ID}/networkpolicy")
+
+    assert (denied.json()["mode"], denied.json()["policy"]) == ("deny_all", {"defaultAction": "deny", "egress": []})
+    assert (allowed.json()["mode"], allowed.json()["policy"]["defaultAction"]) == ("allow_all", "allow")
+
+
+async def test_the_sdk_s_telemetry_is_taken_and_dropped() -> None:
+    """204, whatever it says."""
+    async with serving() as edge, httpx.AsyncClient(headers={"OPEN-SANDBOX-API-KEY": API_KEY}) as client:
+        event = {"eventType": "sandbox.create", "createDurationMs": 5, "success": True}
+        response = await client.post(f"{edge.url}/v1/metrics/events", json=event)
+
+    assert (response.status_code, response.content) == (204, b"")

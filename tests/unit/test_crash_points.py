@@ -1,0 +1,170 @@
+"""A control plane that is killed before any one of its effects: the next one leaks nothing and loses nothing.
+
+An effect is what outlives the process: a change in the engine, a write to the store. For every number n the same story
+is told, and from the n-th effect on nothing has any effect any more; then another control plane starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from controlplane.composition import ControlPlane
+from controlplane.errors import EngineUnavailable, NotFound, SandlotError
+from controlplane.lifecycle import recovery as recovery_module
+from controlplane.lifecycle.registry import utc_now
+from controlplane.sandbox import Limits, State
+from controlplane.store import Store, StoreError
+from tests.control_plane import IMAGE, Home, a_request, until
+from tests.fakes.agents import AgentEngine, CutDriver
+
+OTHER = "other/image"
+
+
+class Life:
+    """How many effects there may still be. Used up, the process is as good as dead."""
+
+    def __init__(self, effects: int) -> None:
+        self.left = effects
+        self.over = asyncio.Event()
+
+    def spend(self, error: SandlotError) -> None:
+        if self.left == 0:
+            self.over.set()
+            raise error
+        self.left -= 1
+
+
+class Story:
+    """What happened, as far as its callers were told."""
+
+    def __init__(self) -> None:
+        self.created: set[str] = set()
+        self.gone: set[str] = set()  # deleted, or expired
+        self.deadlines: dict[str, Any] = {}
+
+    async def tell(self, plane: ControlPlane, engine: AgentEngine) -> None:
+        """Warm and cold creates, other limits, a renewal, a delete, an entrypoint that ends, an expiry."""
+        first = await self.create(plane)
+        due = utc_now() + timedelta(hours=2)
+        plane.sandboxes.renew(first, due)
+        self.deadlines[first] = due
+        second = await self.create(plane, image=OTHER)
+        third = await self.create(plane, limits=Limits(cpus=0.5))
+        engine.agents[third].exit(1)
+        await plane.sandboxes.delete(second)
+        self.gone.add(second)
+        fourth = await self.create(plane, timeout_s=60)
+        plane.sandboxes.expire(fourth)
+        self.gone.add(fourth)
+        await until(lambda: not {second, third, fourth} & engine.sandbox_ids())
+        await self.create(plane)
+
+    async def create(self, plane: ControlPlane, **changes: Any) -> str:
+        sandbox = await plane.sandboxes.create(a_request(**changes))
+        self.created.add(sandbox.id)
+        return sandbox.id
+
+
+async def live(home: Home, engine: AgentEngine, story: Story, life: Life) -> bool:
+    """Tell the story until it ends, or life does; return whether life did."""
+    async with home.run(full=False) as plane:
+        telling = asyncio.ensure_future(story.tell(plane, engine))
+        dying = asyncio.ensure_future(life.over.wait())
+        await asyncio.wait([telling, dying], return_when=asyncio.FIRST_COMPLETED)
+        if not telling.done():
+            telling.cancel()
+        await asyncio.wait([telling])
+        if not telling.cancelled() and not life.over.is_set():
+            telling.result()
+        dying.cancel()
+        died = life.over.is_set()
+        life.left = 0  # an orderly end would tidy up
+    return died
+
+
+@pytest.fixture
+def mortal(monkeypatch: pytest.MonkeyPatch) -> list[Life]:
+    """Make every effect of a control plane cost a bit of the life in this list, while there is one."""
+    lives: list[Life] = []
+
+    def costs(cls: type, name: str, error: SandlotError) -> None:
+        plain = getattr(cls, name)
+
+        async def effect(self: object, *arguments: object) -> object:
+            if lives:
+                lives[0].spend(error)
+            return await plain(self, *arguments)
+
+        def write(self: object, *arguments: object) -> object:
+            if lives:
+                lives[0].spend(error)
+            return plain(self, *arguments)
+
+        monkeypatch.setattr(cls, name, write if cls is Store else effect)
+
+    for verb in ("create", "start", "resize", "destroy"):
+        costs(CutDriver, verb, EngineUnavailable("dead"))
+    for verb in ("put", "delete"):
+        costs(Store, verb, StoreError("dead"))
+    return lives
+
+
+async def check(home: Home, engine: AgentEngine, story: Story) -> None:
+    """Start again: everything is as it should be."""
+    async with home.run() as plane:
+        ended = (State.FAILED, State.TERMINATED)
+
+        def running() -> set[str]:
+            return {one.id for one in plane.sandboxes.list() if one.state is State.RUNNING}
+
+        def is_settled() -> bool:
+            known = running() | plane.pool.warm_ids()
+            directories = {path.name for path in home.sockets.iterdir()}
+            states = {one.state for one in plane.sandboxes.list()}
+            return states <= {State.RUNNING, *ended} and engine.sandbox_ids() == known == directories
+
+        await until(lambda: is_settled() and len(plane.pool.warm_ids()) == 2)
+        # What was acknowledged is so, and nobody is made of a used container.
+        for sandbox_id in story.created - story.gone:
+            assert plane.sandboxes.get(sandbox_id).state in (State.RUNNING, *ended)
+        for sandbox_id in story.gone:
+            with pytest.raises(NotFound):
+                plane.sandboxes.get(sandbox_id)
+        for sandbox_id in plane.pool.warm_ids():
+            assert engine.agents[sandbox_id].claims == []
+        for sandbox_id in running():
+            await plane.relay.link(sandbox_id)
+            assert {claim.id for claim in engine.agents[sandbox_id].claims} == {sandbox_id}
+            if sandbox_id in story.deadlines:
+                assert plane.sandboxes.get(sandbox_id).expires_at == story.deadlines[sandbox_id]
+
+
+async def one_death(effects: int, mortal: list[Life]) -> bool:
+    """Live with so many effects, die, start again; return whether death came before the end of the story."""
+    engine = AgentEngine(IMAGE, OTHER)
+    home = Home(engine)
+    life, story = Life(effects), Story()
+    try:
+        mortal.append(life)
+        with capture_logs():
+            died = await live(home, engine, story, life)
+        mortal.clear()
+        await check(home, engine, story)
+    finally:
+        mortal.clear()
+        await home.aclose()
+    return died
+
+
+async def test_death_before_every_effect(mortal: list[Life], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first to the last."""
+    monkeypatch.setattr(recovery_module, "ADOPT_TIMEOUT_S", 2.0)
+    effects = 0
+    while await one_death(effects, mortal):
+        effects += 1
+    assert effects > 25

@@ -1,0 +1,175 @@
+"""What `runtime/hardening.py` and `labels.py` ask of the engine. That it works is `tests/security`'s to show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from controlplane.runtime import hardening, labels
+from controlplane.runtime.driver import ContainerSpec
+from controlplane.runtime.hardening import ExecdVolume
+from controlplane.sandbox import Limits
+
+EXECD = ExecdVolume("execd-volume", "/volumes/execd-volume")
+SPEC = ContainerSpec(
+    sandbox_id="0123456789abcdef",
+    image="some/image",
+    socket_dir="/sockets/0123456789abcdef",
+    limits=Limits(cpus=1.5, memory_bytes=1 << 30, pids=100),
+    network=False,
+)
+
+
+def config_of(spec: ContainerSpec) -> dict[str, Any]:
+    return hardening.container_config(spec, labels={}, execd=EXECD, network="bridge-of-ours")
+
+
+def host_config_of(spec: ContainerSpec) -> dict[str, Any]:
+    found: dict[str, Any] = config_of(spec)["HostConfig"]
+    return found
+
+
+def mounts_of(spec: ContainerSpec) -> dict[str, dict[str, Any]]:
+    return {mount["Target"]: mount for mount in host_config_of(spec)["Mounts"]}
+
+
+def test_execd_is_process_1_whatever_the_image_says() -> None:
+    """The entrypoint is execd's command, exactly, with nothing of the image appended and no health check beside it."""
+    config = config_of(SPEC)
+
+    assert config["Entrypoint"] == [
+        "/opt/execd/bin/python3",
+        "-I",
+        "-S",
+        "/opt/execd/boot.pyc",
+        "/run/sandlot/link.sock",
+    ]
+    assert config["Cmd"] == []
+    assert config["Healthcheck"] == {"Test": ["NONE"]}
+    assert "User" not in config
+
+
+def test_all_mounts_are_read_only_and_none_is_made_up() -> None:
+    """The agent's volume is not copied into, and a missing directory of the host is an error."""
+    mounts = mounts_of(SPEC)
+
+    assert set(mounts) == {"/opt/execd", "/run/sandlot", "/etc/hosts"}
+    assert all(mount["ReadOnly"] for mount in mounts.values())
+    assert mounts["/opt/execd"]["Source"] == "execd-volume"
+    assert mounts["/opt/execd"]["VolumeOptions"] == {"NoCopy": True}
+    assert mounts["/run/sandlot"]["Source"] == SPEC.socket_dir
+    assert "Binds" not in host_config_of(SPEC)
+
+
+def test_without_network_there_is_none_by_two_means() -> None:
+    """Should an engine ignore one of them, the other holds."""
+    config = config_of(SPEC)
+
+    assert config["NetworkDisabled"] is True
+    assert config["HostConfig"]["NetworkMode"] == "none"
+
+
+def test_with_network_it_is_our_bridge() -> None:
+    """The engine then writes the hosts file itself."""
+    spec = replace(SPEC, network=True)
+
+    assert config_of(spec)["NetworkDisabled"] is False
+    assert host_config_of(spec)["NetworkMode"] == "bridge-of-ours"
+    assert "/etc/hosts" not in mounts_of(spec)
+
+
+def test_safety_options() -> None:
+    """The engine's own profiles stay in force; privileges cannot be gained."""
+    config = host_config_of(SPEC)
+
+    assert config["CapDrop"] == ["ALL"]
+    assert config["SecurityOpt"] == ["no-new-privileges"]
+    assert config["Privileged"] is False
+    assert config["LogConfig"] == {"Type": "none"}
+    assert config["RestartPolicy"] == {"Name": "no"}
+    assert not {"MaskedPaths", "ReadonlyPaths", "Devices", "Sysctls"} & set(config)
+
+
+@pytest.mark.parametrize(
+    "capability",
+    ["SYS_ADMIN", "SYS_PTRACE", "SYS_CHROOT", "NET_ADMIN", "NET_RAW", "MKNOD", "SETFCAP", "SETPCAP", "DAC_READ_SEARCH"],
+)
+def test_capabilities_that_nobody_gets(capability: str) -> None:
+    """Each of these has let somebody out of a container, or at others in one."""
+    assert capability not in host_config_of(SPEC)["CapAdd"]
+
+
+def test_hardened() -> None:
+    """No capability at all, an ordinary user, and only memory to write to, from which code still runs."""
+    config = config_of(replace(SPEC, hardened=True))
+    host = config["HostConfig"]
+
+    assert host["CapAdd"] == []
+    assert host["ReadonlyRootfs"] is True
+    assert config["User"] == "1000:1000"
+    assert config["WorkingDir"] == "/workspace"
+    assert set(host["Tmpfs"]) == {"/tmp", "/var/tmp", "/workspace"}
+    for options in host["Tmpfs"].values():
+        assert {"exec", "nosuid", "nodev", f"size={1 << 29}"} <= set(options.split(","))
+
+
+def test_runtime_by_name() -> None:
+    """Left to the engine unless one is named."""
+    assert "Runtime" not in host_config_of(SPEC)
+    assert host_config_of(replace(SPEC, runtime="runsc"))["Runtime"] == "runsc"
+
+
+def test_resources() -> None:
+    """Swap counts as memory; a fraction of a core is a fraction of the period."""
+    assert hardening.resources(SPEC.limits) == {
+        "CpuPeriod": 100_000,
+        "CpuQuota": 150_000,
+        "Memory": 1 << 30,
+        "MemorySwap": 1 << 30,
+        "PidsLimit": 100,
+    }
+
+
+def test_resources_without_limits() -> None:
+    """0 is no limit, said so that an update takes an earlier limit away; 0 there would mean: as it is."""
+    none = hardening.resources(Limits(cpus=0, memory_bytes=0, pids=0))
+
+    assert (none["CpuQuota"], none["PidsLimit"]) == (-1, -1)
+    assert none["Memory"] == none["MemorySwap"] > 1 << 50
+
+
+def test_smallest_cpu_quota() -> None:
+    """A tiny share is the least that the kernel takes, not an error."""
+    assert hardening.resources(Limits(cpus=0.0001))["CpuQuota"] == 1000
+
+
+def test_labels() -> None:
+    """All that a restarted control plane needs to know; the caller's labels are kept beside ours, never instead."""
+    spec = replace(SPEC, network=True, runtime="runsc", labels={"a": "b", "sandlot.instance": "forged"})
+
+    assert labels.labels_of(spec, "mine") == {
+        "a": "b",
+        "sandlot.instance": "mine",
+        "sandlot.sandbox": "0123456789abcdef",
+        "sandlot.image": "some/image",
+        "sandlot.network": "true",
+        "sandlot.runtime": "runsc",
+        "sandlot.hardened": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("network", "confined"),
+    [
+        (hardening.network_config("n"), True),
+        ({"Driver": "bridge", "Options": {}}, False),
+        ({"Driver": "bridge", "Options": None}, False),
+        ({"Driver": "bridge", "Options": {"com.docker.network.bridge.enable_icc": "true"}}, False),
+        ({"Driver": "macvlan", "Options": {"com.docker.network.bridge.enable_icc": "false"}}, False),
+    ],
+)
+def test_only_a_confining_network_is_ours(network: dict[str, Any], confined: bool) -> None:
+    """A network of our name that lets containers talk to each other must not be used."""
+    assert hardening.is_confined(network) is confined

@@ -224,12 +224,16 @@ def test_a_directory_that_is_refilled_for_ever_ends_the_removal(tmp_path: Path) 
 
 def test_somebody_swapping_directories_and_symlinks_all_the_time_loses(tmp_path: Path, precious: Path) -> None:
     root = tmp_path / "tree"
+    swaps = 0
+    is_over = threading.Event()
 
     def attack() -> None:
-        for _ in range(2000):
+        nonlocal swaps
+        while not is_over.is_set():
             try:
                 os.rename(root / "a", root / "aside")
                 os.symlink(precious, root / "a")
+                swaps += 1
                 os.unlink(root / "a")
                 os.rename(root / "aside", root / "a")
             except OSError:
@@ -237,17 +241,19 @@ def test_somebody_swapping_directories_and_symlinks_all_the_time_loses(tmp_path:
 
     attacker = threading.Thread(target=attack)
     attacker.start()
-    rounds = 0
-    while attacker.is_alive():
-        rounds += 1
-        build(tmp_path / "next")
-        os.rename(tmp_path / "next", root)
-        try:
-            remove(root)
-        except OSError:
-            shutil.rmtree(root)
-    attacker.join()
-    assert rounds > 1
+    try:
+        rounds = 0
+        while rounds < 50 or swaps < 50:
+            rounds += 1
+            build(tmp_path / "next")
+            os.rename(tmp_path / "next", root)
+            try:
+                remove(root)
+            except OSError:
+                shutil.rmtree(root)
+    finally:
+        is_over.set()
+        attacker.join()
 
 
 # -- copying ----------------------------------------

@@ -9,6 +9,9 @@ import signal
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 Message = dict[str, Any]
@@ -27,11 +30,21 @@ class Interrupts:
         self.armed = False
         self._shields = 0
         self._pending = False
+        self._divert: Callable[[FrameType | None], bool] | None = None
 
     def install(self) -> None:
         """Take SIGINT over; user code may have put a handler of its own in our place."""
         if signal.getsignal(signal.SIGINT) != self._strike:
             signal.signal(signal.SIGINT, self._strike)
+
+    @contextmanager
+    def diverted(self, divert: Callable[[FrameType | None], bool]) -> Iterator[None]:
+        """In the block, ask *divert* first, with the frame that would be struck: true means that it saw to it."""
+        before, self._divert = self._divert, divert
+        try:
+            yield
+        finally:
+            self._divert = before
 
     def __enter__(self) -> None:
         """Hold SIGINT back until the end of the block. Only the main thread is ever struck."""
@@ -44,10 +57,10 @@ class Interrupts:
             if self.armed:
                 raise KeyboardInterrupt
 
-    def _strike(self, _number: int, _frame: object) -> None:
+    def _strike(self, _number: int, frame: FrameType | None) -> None:
         if self._shields:
             self._pending = True
-        elif self.armed:
+        elif self.armed and not (self._divert is not None and self._divert(frame)):
             raise KeyboardInterrupt
 
 

@@ -49,7 +49,7 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
     except OSError as error:
         channel.send({"type": "failed", "message": f"{start['cwd']}: {error.strerror}"})
         return
-    shell.channel = channel
+    shell.channel, shell.interrupts = channel, interrupts
     runs = _Runs(channel, shell, interrupts)
     channel.send({"type": "started"})
     while (message := channel.receive()) is not None:

@@ -6,7 +6,9 @@ import asyncio
 import builtins
 import importlib
 import os
+import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -14,7 +16,7 @@ import warnings
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import IPython
@@ -27,9 +29,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from sandlot_python import figures
-from sandlot_python.channel import Channel, TooLarge
+from sandlot_python.channel import Channel, Interrupts, TooLarge
 
 _HERE = os.path.dirname(__file__) + os.sep
+_LOOP_CODE = (os.path.dirname(asyncio.__file__) + os.sep, selectors.__file__)
 
 ExcTuple = tuple[type[BaseException], BaseException, "TracebackType | None"]
 
@@ -56,6 +59,7 @@ class ContextShell(InteractiveShell):
     """Its `channel` is set once, in the process of the context; until then it shows nothing to anybody."""
 
     channel: Channel | None = None
+    interrupts = Interrupts()  # the runner sets its own
     interrupted = False  # top-level await was; its CancelledError is told as the KeyboardInterrupt that it was
     errors_shown = 0
     flush_c: Callable[[], object] = staticmethod(lambda: None)  # what C code has printed
@@ -208,15 +212,23 @@ class ContextShell(InteractiveShell):
         loop = get_asyncio_loop()
         task = loop.create_task(coroutine)
         self.interrupted = False
-        while True:
-            try:
-                return loop.run_until_complete(task)
-            except KeyboardInterrupt:
-                if task.done():
-                    raise
-                # It struck between two steps: let the cell itself hear of it, or it would go on in the next one.
-                self.interrupted = True
-                task.cancel()
+
+        def cancel(frame: FrameType | None = None) -> bool:
+            """Let the cell itself hear of Ctrl-C, when it strikes the loop's own code: that must not break off."""
+            if frame is not None and not frame.f_code.co_filename.startswith(_LOOP_CODE):
+                return False
+            self.interrupted = True
+            task.cancel()
+            return True
+
+        with self.interrupts.diverted(cancel), _woken_by_signals(loop):
+            while True:
+                try:
+                    return loop.run_until_complete(task)
+                except KeyboardInterrupt:  # in code of the user's
+                    if task.done():
+                        raise
+                    cancel()  # it was a callback: the cell itself would go on in the next one
 
 
 class _Formatter(DisplayFormatter):
@@ -287,6 +299,33 @@ class _Publisher(DisplayPublisher):
 
     def clear_output(self, wait: bool = False) -> None:
         """Nothing: what has been sent cannot be taken back."""
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Wake the loop when a signal comes.
+
+    One that comes just before the loop falls asleep, or to another thread, does not wake it: its handler, which runs in
+    this thread, would wait until something else does.
+    """
+    if (others := signal.set_wakeup_fd(-1)) != -1:  # the user's own handlers in a loop: it is woken already
+        signal.set_wakeup_fd(others)
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    loop.add_reader(reading, os.read, reading, 4096)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        present = signal.set_wakeup_fd(-1)
+        if present not in (-1, writing):
+            signal.set_wakeup_fd(present)
+        loop.remove_reader(reading)
+        os.close(reading)
+        os.close(writing)
 
 
 def _cut_own_frames(frames: TracebackType | None) -> None:

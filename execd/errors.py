@@ -8,7 +8,7 @@ ExecdError carries a stable `code`; the stream is reset with it.
     file.not_regular           file.bad_path             file.denied            file.no_space
     file.range                 file.failed
     context.not_found          context.unsupported       context.start_failed   context.duplicate
-    context.too_many
+    context.too_many           context.not_forkable     context.no_answer       context.no_input
     internal                   a bug in execd
 """
 

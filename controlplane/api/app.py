@@ -19,6 +19,7 @@ from controlplane.api.access import AccessLog
 from controlplane.api.auth import Authentication, Checks
 from controlplane.api.code import Codes
 from controlplane.api.commands import Commands
+from controlplane.api.contexts import LiveContexts
 from controlplane.api.egress import Egress
 from controlplane.api.files import Files
 from controlplane.api.health import Health
@@ -94,6 +95,7 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
     """The execd contract, at port 44772 of a sandbox. Those that are asked for most come first."""
     commands = Commands(relay, settings.run_timeout_s)
     codes = Codes(relay, settings.run_timeout_s)
+    contexts = LiveContexts(relay)
     files = Files(relay)
     transfers = Transfers(relay)
     meters = Meters(relay, sandboxes)
@@ -110,6 +112,11 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
         Route("/code/contexts", codes.delete_contexts, methods=["DELETE"], name="context.delete_all"),
         Route("/code/contexts/{context_id}", codes.get_context, methods=["GET"], name="context.get"),
         Route("/code/contexts/{context_id}", codes.delete_context, methods=["DELETE"], name="context.delete"),
+        Route("/code/input", codes.answer_input, methods=["POST"], name="code.input"),
+        Route("/code/contexts/{context_id}/fork", contexts.fork, methods=["POST"], name="context.fork"),
+        Route("/code/contexts/{context_id}/restart", contexts.restart, methods=["POST"], name="context.restart"),
+        Route("/code/contexts/{context_id}/complete", contexts.complete, methods=["POST"], name="context.complete"),
+        Route("/code/contexts/{context_id}/inspect", contexts.inspect, methods=["POST"], name="context.inspect"),
         Route("/files/upload", transfers.upload, methods=["POST"], name="file.upload"),
         Route("/files/download", transfers.download, methods=["GET"], name="file.download"),
         Route("/files/info", files.info, methods=["GET"], name="file.info"),

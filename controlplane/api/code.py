@@ -16,10 +16,12 @@ from controlplane.api import sse
 from controlplane.api.schema import (
     MAX_CODE_BYTES,
     ContextView,
+    InputAnswer,
     OpenContextRequest,
     RunCodeRequest,
     json_answer,
     read_json,
+    receipt_of,
     required,
 )
 from controlplane.api.streaming import Sink, StreamResponse
@@ -29,9 +31,11 @@ from execd.wire.messages import (
     ContextClose,
     ContextDone,
     ContextError,
+    ContextInput,
     ContextInterrupt,
     ContextList,
     ContextOpen,
+    ContextPrompt,
     ContextResult,
     ContextRun,
     ContextState,
@@ -49,13 +53,23 @@ MAX_LISTED_CONTEXTS = 10_000
 class Run:
     """One run of code, while its client listens."""
 
-    def __init__(self, *, sandbox_id: str, context_id: str, language: str, code: str, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        *,
+        sandbox_id: str,
+        context_id: str,
+        language: str,
+        code: str,
+        timeout_s: float | None,
+        allow_input: bool = False,
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.sandbox_id = sandbox_id
         self.context_id = context_id
         self.language = language  # of its default context; "" when the client named a context
         self.code = code
         self.timeout_s = timeout_s
+        self.allow_input = allow_input
         self.stream: Stream
         self.is_interrupted = False
         self.is_retried = False
@@ -85,6 +99,7 @@ class Codes:
             language=language,
             code=body.code,
             timeout_s=body.timeout / 1000 if body.timeout else self._timeout_s,
+            allow_input=body.allow_input,
         )
         await self._contexts.ensure(run.sandbox_id, run.context_id, language)
         run.stream = await self._open(run)
@@ -103,6 +118,15 @@ class Codes:
                 return Response()
             wanted = run.context_id
         await self._relay.call(sandbox_id, ContextInterrupt(wanted), Done)
+        return Response()
+
+    async def answer_input(self, request: Request) -> Response:
+        """POST /code/input?id=: answer a run that asked for input; the id may be of the run or of its context."""
+        body = await read_json(request, InputAnswer)
+        sandbox_id, wanted = request.path_params["sandbox_id"], required(request, "id")
+        run = self._runs.get(wanted)
+        context_id = run.context_id if run is not None and run.sandbox_id == sandbox_id else wanted
+        await self._relay.call(sandbox_id, ContextInput(context_id, body.text), Done)
         return Response()
 
     async def create_context(self, request: Request) -> Response:
@@ -157,7 +181,9 @@ class Codes:
         )
 
     async def _open(self, run: Run) -> Stream:
-        return await self._relay.open(run.sandbox_id, ContextRun(run.context_id, run.code, run.timeout_s))
+        return await self._relay.open(
+            run.sandbox_id, ContextRun(run.context_id, run.code, run.timeout_s, run.allow_input)
+        )
 
     def _close(self, run: Run) -> None:
         self._runs.pop(run.id, None)
@@ -192,6 +218,8 @@ class Codes:
                         counted = True
                         events += sse.count_event(message.execution_count)
                     events += sse.result_event(message.data)
+                case ContextPrompt():
+                    events += output.flush() + sse.input_event(message.prompt, password=message.password)
                 case ContextError():
                     failed = True
                     events += sse.error_event(message.name, message.value, message.traceback)
@@ -287,7 +315,7 @@ def _end_events(done: ContextDone, *, failed: bool, timeout_s: float | None) -> 
             events = sse.error_event("KeyboardInterrupt", done.message or "the run was interrupted")
         case "error" if not failed:
             events = sse.error_event("Error", done.message or "the run failed")
-    return events + sse.complete_event(done.wall_s)
+    return events + sse.complete_event(done.wall_s, receipt_of(done))
 
 
 def _failure_event(run: Run, error: SandlotError) -> bytes:

@@ -11,7 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import sse
-from controlplane.api.schema import RunCommandRequest, clean_env, integer, json_answer, read_json, required, utc
+from controlplane.api.schema import (
+    RunCommandRequest,
+    clean_env,
+    integer,
+    json_answer,
+    read_json,
+    receipt_of,
+    required,
+    utc,
+)
 from controlplane.api.streaming import Sink, StreamResponse, copy_data
 from controlplane.errors import AgentError, InvalidRequest, LinkLost, SandlotError
 from controlplane.link.stream import Stream
@@ -140,9 +149,10 @@ async def _background(start: ProcessStart, stream: Stream, sink: Sink) -> None:
 
 
 def _end_event(exited: ProcessExited, timeout_s: float | None) -> bytes:
+    receipt = receipt_of(exited)
     if exited.exit_code == 0 and exited.cause == "exit":
-        return sse.complete_event(exited.wall_s)
-    return sse.error_event(ERROR_NAME, str(exited.exit_code), [describe(exited, timeout_s)])
+        return sse.complete_event(exited.wall_s, receipt)
+    return sse.error_event(ERROR_NAME, str(exited.exit_code), [describe(exited, timeout_s)], receipt)
 
 
 def describe(exited: ProcessExited, timeout_s: float | None = None) -> str:
@@ -187,6 +197,8 @@ def _status(state: ProcessState) -> dict[str, object]:
         "started_at": utc(state.started_at),
         "finished_at": None if state.finished_at is None else utc(state.finished_at),
     }
-    if exited is not None and (text := describe(exited)):
-        status["error"] = text
+    if exited is not None:
+        status["receipt"] = receipt_of(exited)
+        if text := describe(exited):
+            status["error"] = text
     return status

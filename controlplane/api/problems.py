@@ -96,6 +96,9 @@ BY_AGENT_CODE: dict[str, Problem] = {
     "context.start_failed": Problem(500, "RUNTIME_ERROR"),
     "context.duplicate": Problem(500, "RUNTIME_ERROR"),
     "context.too_many": Problem(400, "RUNTIME_ERROR"),
+    "context.not_forkable": Problem(409, "CONTEXT_NOT_FORKABLE"),
+    "context.no_answer": Problem(504, "CONTEXT_BUSY"),
+    "context.no_input": Problem(409, "CONTEXT_WAITS_FOR_NO_INPUT"),
     "internal": Problem(500, "RUNTIME_ERROR"),
 }
 
@@ -121,6 +124,11 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "context.delete_all": _EXECD,
     "context.get": frozenset({404, 500}),
     "context.delete": _EXECD | {404},
+    "code.input": _EXECD | {404, 409},
+    "context.fork": _EXECD | {404, 409, 504},
+    "context.restart": _EXECD | {404},
+    "context.complete": _EXECD | {404, 504},
+    "context.inspect": _EXECD | {404, 504},
     "file.upload": _EXECD,
     "file.download": _EXECD | {404, 416},
     "file.info": frozenset({404, 500}),

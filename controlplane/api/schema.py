@@ -12,9 +12,11 @@ from starlette.responses import Response
 
 from controlplane.errors import InvalidRequest
 from controlplane.sandbox import Sandbox
+from execd.wire.messages import ContextDone, ProcessExited
 
 MAX_JSON_BYTES = 1 << 20  # 1 MiB: commands, lists of paths, environments
 MAX_CODE_BYTES = (16 << 20) - (1 << 16)  # what fits one message of the link, its other fields included
+MAX_INPUT_CHARS = 16 * 1024  # a line, typed by somebody
 MAX_PATH_BYTES = 4096  # Linux' own PATH_MAX
 
 T = TypeVar("T")
@@ -175,11 +177,63 @@ class ContextReference(msgspec.Struct, frozen=True):
 
 
 class RunCodeRequest(msgspec.Struct, frozen=True):
-    """The body of POST /code. `timeout`, in ms, is ours."""
+    """The body of POST /code. `timeout`, in ms, and `allow_input` are ours."""
 
     code: str
     context: ContextReference | None = None
     timeout: NonNegative | None = None
+    allow_input: bool = False  # the client answers `input_request` events by POST /code/input
+
+
+class InputAnswer(msgspec.Struct, frozen=True):
+    """The body of POST /code/input, ours: a line of text, or null for the end of input."""
+
+    text: Annotated[str, Meta(max_length=MAX_INPUT_CHARS)] | None = None
+
+
+class CursorRequest(msgspec.Struct, frozen=True):
+    """The body of POST /code/contexts/{id}/complete and …/inspect, ours: code, and where the cursor stands in it."""
+
+    code: Annotated[str, Meta(max_length=MAX_JSON_BYTES)]
+    cursor: NonNegative | None = None  # in characters; at the end of the code when it is not given
+    detail: bool = False  # inspect: with its source
+
+
+class CompletionView(msgspec.Struct, frozen=True):
+    """What may stand in place of the characters from `start` to `end`."""
+
+    matches: tuple[str, ...]
+    start: int
+    end: int
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run or command used, and how it ended, ours. Fields without a value are left out."""
+
+    cause: str  # commands: exit, signal, timeout, oom, killed; runs: ok, error, interrupted, timeout, died
+    wall_s: float
+    cpu_s: float
+    peak_memory_bytes: int
+    output_bytes: int
+    exit_code: int = 0
+    signal: int = 0
+    died_of: str = ""  # runs whose context died: exit, signal, oom, killed, protocol
+    limits_hit: tuple[str, ...] = ()  # memory, pids
+
+
+def receipt_of(done: ContextDone | ProcessExited) -> Receipt:
+    """Return the receipt of a run or a command."""
+    return Receipt(
+        cause=done.cause,
+        wall_s=round(done.wall_s, 6),
+        cpu_s=round(done.cpu_s, 6),
+        peak_memory_bytes=done.peak_memory_bytes,
+        output_bytes=done.output_bytes,
+        exit_code=done.exit_code,
+        signal=done.signal if isinstance(done, ProcessExited) else 0,
+        died_of=done.died_of if isinstance(done, ContextDone) else "",
+        limits_hit=done.limits_hit,
+    )
 
 
 class OpenContextRequest(msgspec.Struct, frozen=True):

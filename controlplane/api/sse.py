@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 
+import msgspec
+
 from controlplane.api.output import Lines
+from controlplane.api.schema import Receipt
 from controlplane.api.streaming import Pump, Sink, StreamResponse
 from controlplane.link.stream import Stream
 from execd.wire.aio import Data
@@ -48,14 +51,20 @@ def text_event(kind: str, text: str) -> bytes:
     return f'data: {{"type":"{kind}","text":{encode_basestring_ascii(text)},"timestamp":{_now_ms()}}}\n\n'.encode()
 
 
-def complete_event(seconds: float) -> bytes:
-    """It has ended, and well."""
-    return _event({"type": "execution_complete", "execution_time": round(seconds * 1000)})
+def complete_event(seconds: float, receipt: Receipt | None = None) -> bytes:
+    """It has ended, and well. The receipt, here and below, is ours; clients skip keys that they do not know."""
+    return _event({"type": "execution_complete", "execution_time": round(seconds * 1000)}, receipt)
 
 
-def error_event(name: str, value: str, traceback: Sequence[str] = ()) -> bytes:
+def error_event(name: str, value: str, traceback: Sequence[str] = (), receipt: Receipt | None = None) -> bytes:
     """It has failed."""
-    return _event({"type": "error", "error": {"ename": name, "evalue": value, "traceback": list(traceback)}})
+    error = {"ename": name, "evalue": value, "traceback": list(traceback)}
+    return _event({"type": "error", "error": error}, receipt)
+
+
+def input_event(prompt: str, *, password: bool) -> bytes:
+    """The run waits for a line of text; ours."""
+    return _event({"type": "input_request", "prompt": prompt, "password": password})
 
 
 def count_event(count: int) -> bytes:
@@ -74,8 +83,10 @@ def ping_event() -> bytes:
     return text_event("ping", "pong")
 
 
-def _event(fields: dict[str, object]) -> bytes:
+def _event(fields: dict[str, object], receipt: Receipt | None = None) -> bytes:
     fields["timestamp"] = _now_ms()
+    if receipt is not None:
+        fields["receipt"] = msgspec.to_builtins(receipt)
     return f"data: {json.dumps(fields, separators=(',', ':'))}\n\n".encode()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from execd.wire.connection import MAX_MESSAGE_BYTES
-from execd.wire.messages import MimeBundle, Traceback
+from execd.wire.messages import Matches, MimeBundle, Traceback
 
 PROTOCOL = 1
 # What a line holds must fit into one message of the link, with its frames' headers.
@@ -78,7 +78,45 @@ class RunDone(RunnerMessage, tag="done", frozen=True):
     count: int = 0
 
 
-Message = Ready | Started | Failed | Result | Display | Error | RunDone
+class InputRequest(RunnerMessage, tag="input_request", frozen=True):
+    """The run waits for a line of text: `input` is the answer."""
+
+    prompt: str = ""
+    password: bool = False
+
+
+class Forked(RunnerMessage, tag="forked", frozen=True):
+    """The answer to `fork`: a copy of the runner has this process id, and speaks on a channel of its own."""
+
+    id: int
+    pid: int
+
+
+class Completion(RunnerMessage, tag="completion", frozen=True):
+    """The answer to `complete`: what may stand in place of the characters from `start` to `end`."""
+
+    id: int
+    matches: Matches
+    start: int
+    end: int
+
+
+class Inspection(RunnerMessage, tag="inspection", frozen=True):
+    """The answer to `inspect`: what is known of the name at the cursor; `data` is empty when nothing is."""
+
+    id: int
+    data: MimeBundle
+
+
+class Refused(RunnerMessage, tag="refused", frozen=True):
+    """The answer to any question that cannot be answered, with the reason."""
+
+    id: int
+    message: str
+
+
+Answer = Forked | Completion | Inspection | Refused
+Message = Ready | Started | Failed | Result | Display | Error | InputRequest | RunDone | Answer
 
 _decoder = msgspec.json.Decoder(Message)
 _encoder = msgspec.json.Encoder()
@@ -171,6 +209,19 @@ class Channel:
             self._unsent += line
         else:
             self._try(line)
+
+    def send_fds(self, op: str, fds: list[int], **fields: Any) -> None:
+        """Send a message with descriptors, to a runner that is idle. It is lost when the runner is gone.
+
+        Raises:
+            ChannelError: the runner does not read.
+        """
+        try:
+            socket.send_fds(self._socket, [self._encode(op, fields)], fds)
+        except BlockingIOError:
+            raise ChannelError("nothing: it does not read what it is asked") from None
+        except OSError:
+            pass  # gone; what we read next says so too
 
     def close(self) -> None:
         """Close our end: the runner's signal to leave."""

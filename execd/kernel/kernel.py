@@ -1,4 +1,4 @@
-"""One context: a runner, the runs that wait for it, and the one that it has.
+"""One context: a runner, the runs and questions that wait for it, and the one that it has.
 
     starting ──▶ idle ◀──▶ running
         └──────────┴──────────┴────▶ gone
@@ -13,16 +13,19 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from execd.environment import Launch
 from execd.errors import ExecdError
 from execd.kernel.channel import (
     PROTOCOL,
+    Answer,
     ChannelError,
     Display,
     Error,
     Failed,
+    InputRequest,
     Message,
     Ready,
     Result,
@@ -30,18 +33,20 @@ from execd.kernel.channel import (
     Started,
 )
 from execd.kernel.manifest import Manifest
+from execd.kernel.question import Question
 from execd.kernel.run import Run
 from execd.kernel.runner import Runner
-from execd.kernel.supply import Supply
-from execd.process.oom import KillCounter
+from execd.kernel.usage import Usage
+from execd.process.limits import Limits
 from execd.wire.aio import Stream
 from execd.wire.frames import Channel as Output
-from execd.wire.messages import ContextDone, ContextError, ContextResult, ContextState
+from execd.wire.messages import ContextDone, ContextError, ContextPrompt, ContextResult, ContextState
 
 log = logging.getLogger("execd")
 
 START_S = 30.0  # from a runner's birth to Started
 STOP_S = 5.0  # that a run has after it was interrupted because nobody wants it any more
+ANSWER_S = 10.0  # for a question; one of 2 GB takes a tenth of a second to copy
 EXIT_S = 1.0  # between the end of a channel and that of its process
 KEPT_BYTES = 64 * 1024  # of each output, printed between runs and not yet given to anybody
 MAX_REASON = 1000  # characters of why a context is gone
@@ -57,25 +62,36 @@ class Kernel:
     def __init__(
         self,
         context_id: str,
-        supply: Supply,
-        launch: Launch,
-        kills: KillCounter,
+        manifest: Manifest,
+        take: Callable[[], Awaitable[Runner]],
+        launch: Launch | None,
+        limits: Limits,
         on_gone: Callable[[Kernel], None],
     ) -> None:
+        """Begin to start it.
+
+        Args:
+            take: returns its runner.
+            launch: what to start it with; None for one that is at work already, a copy of another.
+        """
         self.id = context_id
+        self.manifest = manifest  # of its language
         self.gone = ""
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started.add_done_callback(lambda started: started.cancelled() or started.exception())
         self._loop = asyncio.get_running_loop()
-        self._supply = supply
+        self._take = take
         self._launch = launch
-        self._kills = kills
-        self._kills_before = kills.read()
+        self._limits = limits
+        self._hits_before = limits.hits()
+        self._usage = Usage(0)  # until it has a process
         self._on_gone = on_gone
         self._runner: Runner | None = None
-        self._queue: deque[Run] = deque()
+        self._queue: deque[Run | Question] = deque()
         self._run: Run | None = None
         self._number = 0  # of the present run, or the last
+        self._questions = 0
+        self._asked: Question | None = None
         self._messages: deque[Message] = deque()
         self._kept = {Output.STDOUT: bytearray(), Output.STDERR: bytearray()}
         self._wakeup: asyncio.Future[None] | None = None
@@ -83,19 +99,14 @@ class Kernel:
         self._task = self._loop.create_task(self._live())
 
     @property
-    def manifest(self) -> Manifest:
-        """Of its language."""
-        return self._supply.manifest
-
-    @property
     def state(self) -> ContextState:
         """As the control plane sees it."""
         pid = self._runner.pid if self._runner else 0
-        return ContextState(self.id, self.manifest.language, pid, busy=bool(self._run or self._queue))
+        return ContextState(self.id, self.manifest.language, pid, busy=bool(self._run or self._asked or self._queue))
 
     # -- what may be asked of it
 
-    async def run(self, code: str, timeout_s: float | None, stream: Stream) -> None:
+    async def run(self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False) -> None:
         """Run code after what waits already, and return when ContextDone has been sent.
 
         Cancelling it takes the run out of the queue, or interrupts it; if it has not stopped STOP_S later, the
@@ -104,9 +115,8 @@ class Kernel:
         Raises:
             ExecdError: `context.not_found`: it went before this run's turn came.
         """
-        if self.gone:
-            raise ExecdError("context.not_found", f"context {self.id} is gone: {self.gone}")
-        run = Run(code, timeout_s, stream)
+        self._check_alive()
+        run = Run(code, timeout_s, stream, may_ask=may_ask)
         self._queue.append(run)
         self._wake()
         try:
@@ -115,11 +125,34 @@ class Kernel:
             self._abandon(run)
             raise
 
+    async def ask(self, op: str, fields: dict[str, Any], fds: list[int] | None = None) -> Answer:
+        """Ask the runner something, after what waits already. Cancelling it leaves the answer to nobody.
+
+        Raises:
+            ExecdError: `context.not_found`: it went before; `context.no_answer`: it did not answer in ANSWER_S.
+        """
+        self._check_alive()
+        question = Question(op, fields, fds or [])
+        self._queue.append(question)
+        self._wake()
+        return await question.answer
+
+    def answer_input(self, text: str | None) -> None:
+        """Give the run what it asked for; None: the end of input.
+
+        Raises:
+            ExecdError: `context.no_input`: no run asks.
+        """
+        if self._run is None or not self._run.asks:
+            raise ExecdError("context.no_input", f"nothing in context {self.id} waits for input")
+        self._run.asks = False
+        self._alive.channel.send_nowait("input", text=text)
+
     def interrupt(self) -> None:
         """Interrupt the present run; without one, nothing. Its code may catch that and go on."""
         if self._run is None:
-            if self._queue and self.started.done():
-                self._queue[0].interrupted = True  # its turn has come already, only not to our task
+            if self._queue and self.started.done() and isinstance(first := self._queue[0], Run):
+                first.interrupted = True  # its turn has come already, only not to our task
             return
         self._run.interrupted = True
         self._strike()
@@ -144,22 +177,29 @@ class Kernel:
         try:
             await self._start()
             while True:
-                await self._serve(await self._next_run())
+                match await self._next():
+                    case Run() as run:
+                        await self._serve(run)
+                    case Question() as question:
+                        await self._pose(question)
         except _Gone as gone:
             reason = str(gone)
         except ExecdError as error:
             reason = error.message
+            if not self.started.done():
+                self.started.set_exception(error)
         except Exception:
             log.exception("context %s", self.id)
         finally:
             self._bury(reason)
 
     async def _start(self) -> None:
-        self._runner = await self._supply.take()
+        self._runner = await self._take()
         self._runner.ended.add_done_callback(self._wake)
         try:
             async with asyncio.timeout(START_S):
-                await self._runner.channel.send("start", cwd=self._launch.cwd, env=self._launch.env)
+                if self._launch is not None:
+                    await self._runner.channel.send("start", cwd=self._launch.cwd, env=self._launch.env)
                 while not isinstance(message := await self._receive(None), Started):
                     if isinstance(message, Failed):
                         raise _Gone(message.message)
@@ -167,11 +207,12 @@ class Kernel:
                         raise _Gone(f"its runner does not speak protocol {PROTOCOL}")
         except TimeoutError:
             raise _Gone(f"it had not started after {START_S:.0f} s") from None
+        self._usage = Usage(self._runner.pid)
         if not self.started.done():
             self.started.set_result(None)
 
-    async def _next_run(self) -> Run:
-        """Return the first run in the queue. Until there is one, what is printed is kept for it."""
+    async def _next(self) -> Run | Question:
+        """Return what is first in the queue. Until there is something, what is printed is kept for the next run."""
         while not self._queue:
             await self._wait()
             await self._look(None)
@@ -181,8 +222,21 @@ class Kernel:
     async def _serve(self, run: Run) -> None:
         self._run = run
         self._number += 1
-        self._kills_before = self._kills.read()
+        self._hits_before = self._limits.hits()
+        self._usage.begin()
         began = time.monotonic()
+
+        def receipt(cause: str, **more: Any) -> ContextDone:
+            return ContextDone(
+                cause,
+                wall_s=time.monotonic() - began,
+                cpu_s=self._usage.cpu_s(),
+                peak_memory_bytes=self._usage.peak_memory_bytes(),
+                output_bytes=run.output_bytes,
+                limits_hit=self._limits.hits().since(self._hits_before),
+                **more,
+            )
+
         timers = []
         if run.timeout_s is not None:
             timers = [
@@ -194,7 +248,7 @@ class Kernel:
                 if kept:
                     await run.write(bytes(kept), output)
                     kept.clear()
-            await self._alive.channel.send("run", id=self._number, code=run.code)
+            await self._alive.channel.send("run", id=self._number, code=run.code, input=run.may_ask)
             if run.interrupted:
                 self._strike()  # what came before the code may have been lost
             done = await self._follow(run)
@@ -204,10 +258,11 @@ class Kernel:
                 cause = "timeout"
             elif run.interrupted and cause == "error":
                 cause = "interrupted"
-            await run.finish(ContextDone(cause, done.count, time.monotonic() - began))
+            await run.finish(receipt(cause, execution_count=done.count))
         except _Gone as gone:
             await self._drain(run)
-            await run.finish(ContextDone("died", 0, time.monotonic() - began, str(gone)[:MAX_REASON]))
+            died_of, exit_code = self._died_of()
+            await run.finish(receipt("died", message=str(gone)[:MAX_REASON], died_of=died_of, exit_code=exit_code))
             raise
         finally:
             for timer in timers:
@@ -229,10 +284,52 @@ class Kernel:
                     await run.send(ContextResult("display", data))
                 case Error(name, value, traceback, ack):
                     await run.send(ContextError(name, value, traceback))
+                case InputRequest(prompt, password):
+                    ack, run.asks = 0, True
+                    if run.may_ask:
+                        await run.send(ContextPrompt(prompt, password))
+                    else:
+                        self.answer_input(None)
+                case _ if isinstance(message, Answer):
+                    ack = 0  # to a question that has been given up
                 case _:
                     raise _Gone(f"its runner said {type(message).__name__} out of turn")
             if ack:
                 await self._alive.channel.send("ack", ack=ack)
+
+    async def _pose(self, question: Question) -> None:
+        """Ask the runner, and pass its answer on. What is printed meanwhile is kept for the next run."""
+        if question.answer.done():
+            return  # whoever asked is not interested any more
+        self._questions += 1
+        self._asked = question
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                if question.fds:
+                    self._alive.channel.send_fds(question.op, question.fds, id=self._questions, **question.fields)
+                else:
+                    await self._alive.channel.send(question.op, id=self._questions, **question.fields)
+                while not isinstance(message := await self._receive(None), Answer) or message.id != self._questions:
+                    pass
+            question.set_answer(message)
+        except ChannelError as error:
+            raise _Gone(f"its runner sent {error}") from error
+        except TimeoutError:
+            question.fail(ExecdError("context.no_answer", f"it did not answer within {ANSWER_S:.0f} s"))
+            if self.manifest.interrupt == "signal":
+                self._alive.signal_group(signal.SIGINT)
+        except _Gone as gone:
+            question.fail(self._not_found(str(gone)))
+            raise
+        finally:
+            self._asked = None
+
+    def _check_alive(self) -> None:
+        if self.gone:
+            raise self._not_found(self.gone)
+
+    def _not_found(self, why: str) -> ExecdError:
+        return ExecdError("context.not_found", f"context {self.id} is gone: {why}")
 
     def _bury(self, reason: str) -> None:
         self.gone = (self._closing or reason)[:MAX_REASON]
@@ -243,10 +340,11 @@ class Kernel:
         self._on_gone(self)
         if not self.started.done():
             self.started.set_exception(ExecdError("context.start_failed", f"{self.manifest.language}: {self.gone}"))
-        for run in self._queue:
-            if not run.over.done():
-                message = f"context {self.id} is gone: {self.gone}"
-                run.over.set_exception(ExecdError("context.not_found", message))
+        for waiting in self._queue:
+            if isinstance(waiting, Question):
+                waiting.fail(self._not_found(self.gone))
+            elif not waiting.over.done():
+                waiting.over.set_exception(self._not_found(self.gone))
         self._queue.clear()
 
     # -- what comes from the runner
@@ -306,10 +404,21 @@ class Kernel:
         if self._closing:
             return self._closing
         if runner.ended.done():
-            ending = runner.ended.result()
-            oom = ending.code == -signal.SIGKILL and self._kills.read() > self._kills_before
-            return f"its process {ending}" + (": the sandbox was out of memory" if oom else "")
+            oom = self._died_of()[0] == "oom"
+            return f"its process {runner.ended.result()}" + (": the sandbox was out of memory" if oom else "")
         return "its process is gone, or has closed the channel to execd"
+
+    def _died_of(self) -> tuple[str, int]:
+        """Return the cause in a word, and an exit code as shells have it."""
+        if self._closing:
+            return "killed", 128 + signal.SIGKILL
+        if not self._alive.ended.done():
+            return "protocol", 0
+        code = self._alive.ended.result().code
+        if code >= 0:
+            return "exit", code
+        met = self._limits.hits().since(self._hits_before)
+        return "oom" if code == -signal.SIGKILL and "memory" in met else "signal", 128 - code
 
     @property
     def _alive(self) -> Runner:

@@ -28,6 +28,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spare: bool = False  # keep one runner ready for the next context
     preload: tuple[str, ...] = ()  # for the runner to load beforehand, in its own terms
     env: dict[str, str] = {}  # for the runner; the sandbox's variables win
+    fork: bool = False  # its runner can copy itself: it knows the operation `fork`
     interrupt: str = "signal"  # how a run is interrupted: SIGINT to the process group, or only a message
 
 

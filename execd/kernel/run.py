@@ -7,20 +7,23 @@ import asyncio
 from execd.wire.aio import Stream
 from execd.wire.errors import WireError
 from execd.wire.frames import Channel as Output
-from execd.wire.messages import ContextDone, ContextError, ContextResult
+from execd.wire.messages import ContextDone, ContextError, ContextPrompt, ContextResult
 
 
 class Run:
     """`over` is set when its client has heard all, or will hear nothing any more."""
 
-    def __init__(self, code: str, timeout_s: float | None, stream: Stream) -> None:
+    def __init__(self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False) -> None:
         self.code = code
         self.timeout_s = timeout_s
+        self.may_ask = may_ask  # somebody answers when it asks for input
+        self.asks = False  # it waits for an answer
         self.stream: Stream | None = stream  # None: nobody listens any more
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.timed_out = False
         self.interrupted = False
         self.done = False  # its code is; its client may not have heard of that yet
+        self.output_bytes = 0
         self._patience: asyncio.Timeout | None = None  # of a write that waits for the client
 
     def time_out(self) -> None:
@@ -32,6 +35,7 @@ class Run:
 
     async def write(self, data: bytes, output: Output) -> None:
         """Send output on, as fast as the client takes it."""
+        self.output_bytes += len(data)
         if self.stream is not None:
             try:
                 async with asyncio.timeout(0 if self.timed_out else None) as self._patience:
@@ -49,7 +53,7 @@ class Run:
         if self.stream is not None:
             self.stream.end()
 
-    async def send(self, reply: ContextResult | ContextError | ContextDone) -> None:
+    async def send(self, reply: ContextResult | ContextError | ContextPrompt | ContextDone) -> None:
         """Send a reply on."""
         if self.stream is not None:
             try:

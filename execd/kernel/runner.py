@@ -168,15 +168,20 @@ def execute(manifest: Manifest, launch: Launch, reaper: Reaper) -> Runner:
     finally:
         theirs.close()
     runner = Runner(Channel(ours), child.stdout, child.stderr)
-    runner.pid = child.pid
+    adopt(runner, child.pid, reaper)
+    return runner
+
+
+def adopt(runner: Runner, pid: int, reaper: Reaper) -> None:
+    """This child of ours is the runner's process."""
+    runner.pid = pid
 
     def ended(exited: Exit) -> None:
         runner.signal_group(signal.SIGKILL)  # what it left behind, while the number can be nobody else's
         if not runner.ended.done():
             runner.ended.set_result(Ending.of(exited))
 
-    reaper.watch(child.pid, ended)
-    return runner
+    reaper.watch(pid, ended)
 
 
 def with_variables(launch: Launch, manifest: Manifest, variables: dict[str, str]) -> Launch:

@@ -6,16 +6,27 @@ import asyncio
 
 from execd.dispatch import Handler
 from execd.environment import Environment
+from execd.errors import ExecdError
+from execd.kernel.channel import Completion, Inspection
+from execd.kernel.kernel import Kernel
 from execd.kernel.manifest import load
+from execd.kernel.question import expect
 from execd.kernel.table import ContextTable
 from execd.process.reap import Reaper
 from execd.wire.aio import Stream
 from execd.wire.messages import (
     ContextClose,
+    ContextComplete,
+    ContextCompletion,
+    ContextFork,
+    ContextInput,
+    ContextInspect,
+    ContextInspection,
     ContextInterrupt,
     ContextList,
     ContextOpen,
     ContextPrepare,
+    ContextRestart,
     ContextRun,
     Done,
     Request,
@@ -37,20 +48,36 @@ class Contexts:
             ContextList: self._list,
             ContextClose: self._close,
             ContextInterrupt: self._interrupt,
+            ContextRestart: self._restart,
+            ContextFork: self._fork,
+            ContextInput: self._input,
+            ContextComplete: self._complete,
+            ContextInspect: self._inspect,
             ContextRun: self._run,
         }
 
     async def _open(self, stream: Stream, request: ContextOpen) -> None:
-        kernel = self.table.open(request.id, request.language, request.cwd)
+        await self._tell_started(stream, [self.table.open(request.id, request.language, request.cwd)])
+
+    async def _restart(self, stream: Stream, request: ContextRestart) -> None:
+        await self._tell_started(stream, [await self.table.restart(request.id)])
+
+    async def _fork(self, stream: Stream, request: ContextFork) -> None:
+        await self._tell_started(stream, self.table.fork(request.id, request.ids))
+
+    async def _tell_started(self, stream: Stream, kernels: list[Kernel]) -> None:
+        """Send the states of new contexts once all of them run. When one does not, or nobody waits, none stays."""
         try:
-            await asyncio.shield(kernel.started)
-        except asyncio.CancelledError:
-            # Nobody knows of it. (Closing outlives this task, which has no time any more.)
-            closing = asyncio.ensure_future(self.table.close([kernel]))
+            for kernel in kernels:
+                await asyncio.shield(kernel.started)
+        except (asyncio.CancelledError, ExecdError):
+            # Closing outlives this task, which may have no time any more.
+            closing = asyncio.ensure_future(self.table.close(kernels))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             raise
-        await stream.send(kernel.state)
+        for kernel in kernels:
+            await stream.send(kernel.state)
 
     async def _prepare(self, stream: Stream, request: ContextPrepare) -> None:
         await self.table.prepare()
@@ -70,5 +97,21 @@ class Contexts:
         self.table.find(request.id).interrupt()
         await stream.send(Done())
 
+    async def _input(self, stream: Stream, request: ContextInput) -> None:
+        self.table.find(request.id).answer_input(request.text)
+        await stream.send(Done())
+
+    async def _complete(self, stream: Stream, request: ContextComplete) -> None:
+        fields = {"code": request.code, "cursor": request.cursor}
+        answer = await self.table.find(request.id).ask("complete", fields)
+        found = expect(answer, Completion, refusal="context.unsupported")
+        await stream.send(ContextCompletion(found.matches, found.start, found.end))
+
+    async def _inspect(self, stream: Stream, request: ContextInspect) -> None:
+        fields = {"code": request.code, "cursor": request.cursor, "detail": request.detail}
+        answer = await self.table.find(request.id).ask("inspect", fields)
+        await stream.send(ContextInspection(expect(answer, Inspection, refusal="context.unsupported").data))
+
     async def _run(self, stream: Stream, request: ContextRun) -> None:
-        await self.table.find(request.id).run(request.code, request.timeout_s, stream)
+        kernel = self.table.find(request.id)
+        await kernel.run(request.code, request.timeout_s, stream, may_ask=request.input)

@@ -1,4 +1,4 @@
-"""What the kernel's out-of-memory killer needs to know beforehand, and what it tells afterwards."""
+"""What the kernel's out-of-memory killer needs to know beforehand; `limits.py` has what it tells afterwards."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ SCORE_FILE = "/proc/self/oom_score_adj"
 # Half of the memory limit more than they use: whatever was started here dies before execd does.
 CHILD_SCORE = 500
 MAX_SCORE = 1000
-
-# cgroup v2 and v1, as a container sees its own. Both hold a line `oom_kill N`.
-COUNTER_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
 
 class RaisedScore:
@@ -46,29 +43,3 @@ class RaisedScore:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-class KillCounter:
-    """How often the kernel killed something in this container for want of memory."""
-
-    def __init__(self, paths: tuple[str, ...] = COUNTER_FILES) -> None:
-        self._fd = -1
-        for path in paths:
-            try:
-                self._fd = os.open(path, os.O_RDONLY)
-                break
-            except OSError:
-                continue
-
-    def read(self) -> int:
-        """Return the count; 0 where the kernel does not tell."""
-        if self._fd < 0:
-            return 0
-        try:
-            text = os.pread(self._fd, 4096, 0)
-        except OSError:
-            return 0
-        for line in text.splitlines():
-            if line.startswith(b"oom_kill "):
-                return int(line.split()[1])
-        return 0

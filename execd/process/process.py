@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from execd.errors import ExecdError
-from execd.process.oom import KillCounter
+from execd.process.limits import Limits
 from execd.process.output import Output
 from execd.process.pipes import InputPipe, OutputPipes, Sink, keep_in, nowhere
 from execd.process.reap import Exit, Reaper
@@ -34,7 +34,7 @@ class Process:
     """
 
     def __init__(
-        self, process_id: str, command: str, child: Child, *, reaper: Reaper, kills: KillCounter, sink: Sink | None
+        self, process_id: str, command: str, child: Child, *, reaper: Reaper, limits: Limits, sink: Sink | None
     ) -> None:
         """Take a fresh child over; call it before the event loop runs again.
 
@@ -52,8 +52,8 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._reaper = reaper
-        self._kills = kills
-        self._kills_before = kills.read()
+        self._limits = limits
+        self._hits_before = limits.hits()
         late_sink: Sink = nowhere
         if sink is None:
             self.output = Output()
@@ -199,7 +199,7 @@ class Process:
         if end.signal in _DEADLY and self._told_to_die:
             return "killed"
         # A shell reports its child's end by KILL as 137.
-        if end.exit_code == _KILLED_CODE and self._kills.read() > self._kills_before:
+        if end.exit_code == _KILLED_CODE and "memory" in self._limits.hits().since(self._hits_before):
             return "oom"
         return "signal" if end.signal else "exit"
 
@@ -213,6 +213,7 @@ class Process:
             wall_s=wall_s,
             peak_memory_bytes=end.peak_memory_bytes,
             output_bytes=self._pipes.total_bytes,
+            limits_hit=self._limits.hits().since(self._hits_before),
         )
         callbacks, self._on_end = self._on_end, []
         for callback in callbacks:

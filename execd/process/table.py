@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from execd.environment import Launch
 from execd.errors import ExecdError
-from execd.process.oom import COUNTER_FILES, KillCounter
+from execd.process.limits import KILL_FILES, Limits
 from execd.process.pipes import Sink
 from execd.process.process import GRACE_S, Process
 from execd.process.reap import Reaper
@@ -26,11 +26,11 @@ class ProcessTable:
         *,
         kept_processes: int = KEPT_PROCESSES,
         kept_output_bytes: int = KEPT_OUTPUT_BYTES,
-        kill_counter_files: tuple[str, ...] = COUNTER_FILES,
+        kill_files: tuple[str, ...] = KILL_FILES,
     ) -> None:
         """Make an empty one. The limits are for ended processes only; the oldest ends are forgotten first."""
         self._reaper = reaper
-        self._kills = KillCounter(kill_counter_files)
+        self._limits = Limits(kill_files)
         self._kept_processes = kept_processes
         self._kept_output_bytes = kept_output_bytes
         self._processes: dict[str, Process] = {}  # in the order of their start
@@ -63,7 +63,7 @@ class ProcessTable:
         child = spawn(
             argv, launch, stdin=PIPE if stdin else NULL, stderr=PIPE if sink else MERGED, executable=executable
         )
-        process = Process(process_id, command, child, reaper=self._reaper, kills=self._kills, sink=sink)
+        process = Process(process_id, command, child, reaper=self._reaper, limits=self._limits, sink=sink)
         self._processes[process_id] = process
         process.on_end(lambda _: self._remember(process))
         return process

@@ -27,7 +27,12 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     context.list       context.state*                                                  END
     context.close      done                                                            END
     context.interrupt  done                                                            END
-    context.run        (data | context.result | context.error)*, context.done          END
+    context.restart    context.state                                                   END
+    context.fork       context.state*                                                  END
+    context.input      done                                                            END
+    context.complete   context.completion                                              END
+    context.inspect    context.inspection                                              END
+    context.run        (data | context.result | context.error | context.prompt)*, context.done  END
     metrics.read       metrics                                                         END
 """
 
@@ -46,6 +51,7 @@ GENERATION = 1
 # Generous for any program, and a bound for a hostile one. execd holds runners to the same.
 MimeBundle = Annotated[dict[str, str], msgspec.Meta(max_length=1000)]
 Traceback = Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)]
+Matches = Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]
 
 
 class Struct(msgspec.Struct, frozen=True, array_like=True):
@@ -133,6 +139,7 @@ class ProcessExited(Struct, tag="process.exited", frozen=True):
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
     output_bytes: int = 0
+    limits_hit: tuple[str, ...] = ()  # memory, pids: the sandbox ran into them while this ran
 
 
 class ProcessOutput(Struct, tag="process.output", frozen=True):
@@ -335,12 +342,76 @@ class ContextInterrupt(Struct, tag="context.interrupt", frozen=True):
     id: str
 
 
+class ContextRestart(Struct, tag="context.restart", frozen=True):
+    """Begin a context anew, with its id, language and directory, and without its state: a live one, or one that died
+    lately."""
+
+    id: str
+
+
+class ContextFork(Struct, tag="context.fork", frozen=True):
+    """Copy a live context, once for each of `ids`: each copy has its state, and goes its own way from there.
+
+    Waits for the runs that were asked for before. `context.not_forkable` says why it cannot be copied now: it has
+    other threads, or tasks that go on between runs. All copies are made, or none.
+    """
+
+    id: str
+    ids: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=64)]
+
+
+class ContextInput(Struct, tag="context.input", frozen=True):
+    """Answer the question of a run that waits for input; without a text, that there is none (end of file)."""
+
+    id: str
+    text: str | None = None
+
+
+class ContextComplete(Struct, tag="context.complete", frozen=True):
+    """What could stand at the cursor? Waits for the runs that were asked for before."""
+
+    id: str
+    code: str
+    cursor: int  # in characters
+
+
+class ContextCompletion(Struct, tag="context.completion", frozen=True):
+    """What may stand in place of the characters from `start` to `end`."""
+
+    matches: Matches
+    start: int
+    end: int
+
+
+class ContextInspect(Struct, tag="context.inspect", frozen=True):
+    """What is the name at the cursor? Waits for the runs that were asked for before."""
+
+    id: str
+    code: str
+    cursor: int  # in characters
+    detail: bool = False  # with its source
+
+
+class ContextInspection(Struct, tag="context.inspection", frozen=True):
+    """What is known of it, by MIME type; nothing when it is unknown."""
+
+    data: MimeBundle
+
+
 class ContextRun(Struct, tag="context.run", frozen=True):
     """Run code in a context; runs in one context queue in order. A reset of the stream interrupts or unqueues it."""
 
     id: str
     code: str
     timeout_s: float | None = None
+    input: bool = False  # somebody can answer context.prompt; without, code that asks meets the end of file
+
+
+class ContextPrompt(Struct, tag="context.prompt", frozen=True):
+    """The run waits for a line of text: answer with context.input."""
+
+    prompt: str
+    password: bool = False
 
 
 class ContextResult(Struct, tag="context.result", frozen=True):
@@ -366,6 +437,12 @@ class ContextDone(Struct, tag="context.done", frozen=True):
     execution_count: int = 0
     wall_s: float = 0.0
     message: str = ""  # why it died
+    died_of: str = ""  # exit | signal | oom | killed | protocol
+    exit_code: int = 0  # of a context that died; 128 + signal number when a signal ended it
+    cpu_s: float = 0.0  # of its process and of the children that it waited for
+    peak_memory_bytes: int = 0  # of its process, during this run
+    output_bytes: int = 0
+    limits_hit: tuple[str, ...] = ()  # memory, pids: the sandbox ran into them while this ran
 
 
 # -- the rest ----------------------------------------
@@ -411,6 +488,11 @@ Request = (
     | ContextList
     | ContextClose
     | ContextInterrupt
+    | ContextRestart
+    | ContextFork
+    | ContextInput
+    | ContextComplete
+    | ContextInspect
     | ContextRun
     | MetricsRead
 )
@@ -422,8 +504,11 @@ Reply = (
     | FileInfo
     | FileReplaced
     | ContextState
+    | ContextCompletion
+    | ContextInspection
     | ContextResult
     | ContextError
+    | ContextPrompt
     | ContextDone
     | Metrics
     | Done

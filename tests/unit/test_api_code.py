@@ -152,7 +152,11 @@ async def test_a_value_is_output_count_result_and_complete() -> None:
         {"type": "execution_count", "execution_count": 3},
         {"type": "result", "results": {"text": "4", "text/html": "<b>4</b>"}},
         {"type": "stdout", "text": "half a line"},
-        {"type": "execution_complete", "execution_time": 4},
+        {
+            "type": "execution_complete",
+            "execution_time": 4,
+            "receipt": {"cause": "ok", "wall_s": 0.004, "cpu_s": 0.0, "peak_memory_bytes": 0, "output_bytes": 0},
+        },
     ]
     assert agent.runs == [ContextRun("default-python", "value")]
 

@@ -91,7 +91,11 @@ async def test_a_command_is_init_then_output_then_complete() -> None:
         {"type": "init", "text": agent.started[0].id},
         {"type": "stdout", "text": "Hello OpenSandbox E2E"},
         {"type": "stderr", "text": "oops \u2028"},
-        {"type": "execution_complete", "execution_time": 12},
+        {
+            "type": "execution_complete",
+            "execution_time": 12,
+            "receipt": {"cause": "exit", "wall_s": 0.0123, "cpu_s": 0.0, "peak_memory_bytes": 0, "output_bytes": 0},
+        },
     ] == found
     start = agent.started[0]
     assert (
@@ -122,7 +126,13 @@ async def test_a_failed_command_states_its_cause(exited: ProcessExited, error: t
 
     assert [
         {"type": "stdout", "text": "half a line"},
-        {"type": "error", "error": {"ename": "CommandExecError", "evalue": error[0], "traceback": [error[1]]}},
+        {
+            "type": "error",
+            "error": {"ename": "CommandExecError", "evalue": error[0], "traceback": [error[1]]},
+            "receipt": {"cause": exited.cause, "wall_s": 0.0, "cpu_s": 0.0, "peak_memory_bytes": 0, "output_bytes": 0}
+            | {"exit_code": exited.exit_code}
+            | ({"signal": exited.signal} if exited.signal else {}),
+        },
     ] == found[1:]
 
 

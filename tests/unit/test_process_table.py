@@ -101,7 +101,7 @@ async def test_oom_is_the_cause_when_the_kernel_counted_a_kill(reaper: Reaper, t
     """Death by KILL, or a shell that reports its child's, while the count of the container rose."""
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 5\n")
-    table = ProcessTable(reaper, kill_counter_files=(str(counter),))
+    table = ProcessTable(reaper, kill_files=(str(counter),))
     by_hand = await ended(start(table, "0", "kill -9 $$"))
     direct = start(table, "1", "read x; kill -9 $$", stdin=True)
     reported = start(table, "2", "read x; exit 137", stdin=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import select
@@ -17,6 +18,8 @@ from typing import Any
 Message = dict[str, Any]
 
 MAX_LINE_BYTES = 16 * 1024 * 1024 - 64 * 1024  # execd takes no longer ones
+FDS = 4  # that make a context: channel, stdin, stdout, stderr
+_ANCILLARY_SPACE = socket.CMSG_SPACE(FDS * array.array("i").itemsize)
 
 
 class TooLarge(Exception):
@@ -84,6 +87,8 @@ class Channel:
         self._inbox: deque[Message] = deque()
         self._sent = 0  # messages that ask for an ack
         self._acknowledged = 0
+        self._fds = array.array("i")  # that came with a message
+        self._inputs: deque[Message] = deque()  # answers to what code asked for
         self.interrupted_run = 0  # the last one that execd asked to interrupt
 
     @property
@@ -97,6 +102,26 @@ class Channel:
             if not self._read():
                 return None
         return self._inbox.popleft()
+
+    def receive_fds(self) -> list[int]:
+        """Return the descriptors that came with the message received last; they are the caller's to close."""
+        fds, self._fds = list(self._fds), array.array("i")
+        return fds
+
+    def receive_input(self) -> str | None:
+        """Wait for the answer to an `input_request`; None says that there is none. Ctrl-C may strike meanwhile."""
+        while not self._inputs:
+            if not self._wait_for_more():
+                return None
+        return self._inputs.popleft()["text"]
+
+    def forget_inputs(self) -> None:
+        """What was answered too late is not meant for whoever asks next."""
+        self._inputs.clear()
+
+    def let_go(self) -> None:
+        """In a copy of the process: leave the channel to the original."""
+        self._socket.close()
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether a message, or the end, is there within so many seconds."""
@@ -133,15 +158,22 @@ class Channel:
             self._wait_until_taken(self._sent)
 
     def _wait_until_taken(self, number: int) -> None:
-        while self._acknowledged < number:
-            # Ctrl-C may strike while we only look, not while we take: no byte can get lost between the two.
-            if not self._socket.recv(1, socket.MSG_PEEK):
-                return
-            with self._interrupts:
-                self._read()
+        while self._acknowledged < number and self._wait_for_more():
+            pass
+
+    def _wait_for_more(self) -> bool:
+        # Ctrl-C may strike while we only look, not while we take: no byte can get lost between the two.
+        if not self._socket.recv(1, socket.MSG_PEEK):
+            return False
+        with self._interrupts:
+            self._read()
+        return True
 
     def _read(self) -> bool:
-        data = self._socket.recv(64 * 1024)
+        data, ancillary, _, _ = self._socket.recvmsg(64 * 1024, _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._fds.frombytes(content[: len(content) - len(content) % self._fds.itemsize])
         self._pieces.append(data)
         if b"\n" not in data:
             return bool(data)
@@ -153,6 +185,8 @@ class Channel:
                 self._acknowledged = message["ack"]
             elif message["op"] == "interrupt":
                 self.interrupted_run = message["id"]
+            elif message["op"] == "input":
+                self._inputs.append(message)
             else:
                 self._inbox.append(message)
         return bool(data)

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from sandlot_python import figures
+from sandlot_python import assist, copying, figures
 from sandlot_python.channel import Channel, Interrupts, Message
 from sandlot_python.shell import ContextShell
 
@@ -49,13 +49,30 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
     except OSError as error:
         channel.send({"type": "failed", "message": f"{start['cwd']}: {error.strerror}"})
         return
-    shell.channel, shell.interrupts = channel, interrupts
-    runs = _Runs(channel, shell, interrupts)
+    shell.interrupts = interrupts
     channel.send({"type": "started"})
+    while (copy := _serve_runs(channel, shell, interrupts)) is not None:
+        channel.let_go()
+        channel = copy
+        channel.send({"type": "ready", "protocol": PROTOCOL})
+        channel.send({"type": "started"})
+
+
+def _serve_runs(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> Channel | None:
+    """Serve until execd closes the channel. In a copy of this process: return the channel of the copy."""
+    shell.channel = channel
+    runs = _Runs(channel, shell, interrupts)
     while (message := channel.receive()) is not None:
-        if message["op"] == "run":
-            runs.run(message)
-        # What we do not know was not meant for us: execd waits for no answer to it.
+        match message["op"]:
+            case "run":
+                runs.run(message)
+            case "complete" | "inspect":
+                runs.answer(message)
+            case "fork":
+                if (copy := runs.fork(message)) is not None:
+                    return copy
+            # What we do not know was not meant for us: execd waits for no answer to it.
+    return None
 
 
 class _Runs:
@@ -67,6 +84,8 @@ class _Runs:
     def run(self, message: Message) -> None:
         """Execute one cell. Whatever happens in it, `done` is said last, once."""
         self._interrupts.install()
+        self._channel.forget_inputs()
+        self._shell.may_ask = message.get("input", False)
         count = self._shell.execution_count
         try:
             try:
@@ -83,6 +102,46 @@ class _Runs:
         if not self._channel.is_ours:
             os._exit(status != "ok")  # a child that the cell forked came to the end of the cell
         self._channel.send({"type": "done", "id": message["id"], "status": status, "count": count})
+
+    def answer(self, message: Message) -> None:
+        """Say what completes the code, or what is known of a name in it."""
+        number, code, cursor = message["id"], message["code"], message["cursor"]
+        self._interrupts.install()
+        try:
+            self._interrupts.armed = True
+            try:
+                if message["op"] == "complete":
+                    answer = {"type": "completion", **assist.complete(self._shell, code, cursor)}
+                else:
+                    data = assist.inspect(self._shell, code, cursor, detail=message["detail"])
+                    answer = {"type": "inspection", "data": data}
+            finally:
+                self._interrupts.armed = False
+        except KeyboardInterrupt:
+            answer = {"type": "refused", "message": "interrupted"}
+        except Exception as error:
+            answer = {"type": "refused", "message": f"{type(error).__name__}: {error}"}
+        self._channel.send({**answer, "id": number})
+
+    def fork(self, message: Message) -> Channel | None:
+        """Copy this process. Return the copy's channel in the copy, None in the original."""
+        fds = self._channel.receive_fds()
+        try:
+            copying.check_forkable()
+            self._shell.flush()  # or both would print it
+            pid = copying.fork()
+        except (copying.NotForkable, OSError) as error:
+            self._channel.send({"type": "refused", "id": message["id"], "message": str(error)})
+            pid = -1
+        if pid == 0:
+            copying.forget_loop()
+            _new_seeds()
+            return copying.take_over(fds, self._interrupts)
+        for fd in fds:
+            os.close(fd)
+        if pid > 0:
+            self._channel.send({"type": "forked", "id": message["id"], "pid": pid})
+        return None
 
     def _hear_interrupt(self, number: int) -> None:
         """A signal that came before we were armed struck nothing; what was said with it is here by now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import getpass
 import importlib
 import os
 import selectors
@@ -11,13 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import IPython
 from IPython.core.async_helpers import get_asyncio_loop
@@ -42,17 +44,15 @@ def make_shell() -> ContextShell:
     config = Config()
     config.HistoryManager.enabled = False  # it would keep a database and a thread
     config.HistoryManager.hist_file = ":memory:"
+    config.Completer.use_jedi = False  # what lives says more than what is written, and is there at once
     config.InteractiveShell.colors = "nocolor" if IPython.version_info >= (9,) else "NoColor"
     config.InteractiveShell.separate_in = ""
     warnings.filterwarnings("ignore", message="To exit: use")  # there is no prompt to leave
     warnings.filterwarnings("ignore", message="Output cache limit")  # what Out forgets, in the middle of a run
     shell = ContextShell.instance(config=config)
-    builtins.input = _no_input
+    builtins.input = shell.ask
+    getpass.getpass = lambda prompt="Password: ", stream=None: shell.ask(prompt, password=True)
     return shell
-
-
-def _no_input(_prompt: object = "") -> NoReturn:
-    raise EOFError("nobody can answer input() here: pass the value in the code")
 
 
 class ContextShell(InteractiveShell):
@@ -61,6 +61,7 @@ class ContextShell(InteractiveShell):
     channel: Channel | None = None
     interrupts = Interrupts()  # the runner sets its own
     interrupted = False  # top-level await was; its CancelledError is told as the KeyboardInterrupt that it was
+    may_ask = False  # somebody answers input(), in this run
     errors_shown = 0
     flush_c: Callable[[], object] = staticmethod(lambda: None)  # what C code has printed
 
@@ -181,6 +182,22 @@ class ContextShell(InteractiveShell):
         return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
 
     # -- what code asks of the shell
+
+    def ask(self, prompt: object = "", *, password: bool = False) -> str:
+        """`input()` and `getpass()`: whoever runs the code answers, if they said that they can.
+
+        Raises:
+            EOFError: nobody does, or they have nothing to say.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        if self.channel is None or not (self.may_ask and in_main and self.channel.is_ours):
+            raise EOFError("nobody can answer input() here: pass the value in the code")
+        self.flush()
+        self.channel.send({"type": "input_request", "prompt": str(prompt), "password": password})
+        answer = self.channel.receive_input()
+        if answer is None:
+            raise EOFError("the end of input")
+        return answer
 
     def system(self, cmd: str) -> None:
         """Run `!cmd` on our own descriptors: its output arrives as it comes, in order, and Ctrl-C reaches it."""

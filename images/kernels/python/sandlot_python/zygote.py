@@ -21,12 +21,12 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from sandlot_python import figures
-from sandlot_python.channel import Channel, Interrupts
+from sandlot_python.channel import FDS, Channel, Interrupts
+from sandlot_python.copying import end_pools, native_threads, take_over
 from sandlot_python.runner import PROTOCOL, serve
 from sandlot_python.shell import ContextShell, make_shell
 
 MAX_PACKET_BYTES = 4096
-FDS = 4
 
 # Runs once before any context is forked, so that everything a first run touches has been loaded and is shared.
 WARM_UP = """
@@ -122,13 +122,12 @@ class Zygote:
 
     def run(self, warnings: list[str]) -> None:
         """Serve until execd is gone."""
-        self._become_single_threaded()
+        end_pools()
         gc.collect()
         gc.freeze()  # the collector of a child never touches, and so never copies, what all share
         signal.set_wakeup_fd(self._wake_writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-        if threads > 1:
+        if (threads := native_threads()) > 1:
             warnings.append(f"{threads} threads run after the preload: contexts may hang in locks that these held")
         self._say(type="ready", protocol=PROTOCOL, warnings=warnings)
         poll = select.poll()
@@ -141,13 +140,6 @@ class Zygote:
                 self._reap()
             if self._execd.fileno() in ready and not self._serve_request():
                 return
-
-    def _become_single_threaded(self) -> None:
-        """Fork once: that ends OpenBLAS's threads. It starts them again when they are first needed."""
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
 
     def _serve_request(self) -> bool:
         packet, fds = _receive(self._execd)
@@ -191,18 +183,14 @@ class Zygote:
         """In the child: take the descriptors, serve, and never return."""
         code = 1
         try:
-            os.setsid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self._wake_reading)
             os.close(self._wake_writing)
             self._execd.close()
-            channel_fd, *streams = fds
-            for target, fd in enumerate(streams):
-                os.dup2(fd, target)
-                os.close(fd)
+            channel = take_over(fds, self._interrupts)
             gc.enable()
-            serve(Channel(socket.socket(fileno=channel_fd), self._interrupts), self._shell, self._interrupts)
+            serve(channel, self._shell, self._interrupts)
             code = 0
         except BaseException:
             traceback.print_exc()

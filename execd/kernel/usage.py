@@ -1,0 +1,63 @@
+"""What the process of a context uses while a run goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+
+_CPUCLOCK_SCHED = 2  # of a process and all of its threads; see clock_getcpuclockid(3)
+_CUTIME = 13  # index in /proc/PID/stat behind the name: of children that were waited for; the system's time follows
+_RESET_PEAK = b"5"  # see proc_pid_clear_refs(5)
+_PAGE = 8192
+
+
+class Usage:
+    """Reads the process's files in /proc. What the kernel does not tell, or of a process that has ended, is 0."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ticks_s = 1 / os.sysconf("SC_CLK_TCK")
+        self._own_s = 0.0
+        self._children_s = self._children()
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self._own_s = self._own()
+        try:
+            fd = os.open(f"/proc/{self._pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, _RESET_PEAK)
+            finally:
+                os.close(fd)
+        except OSError:
+            pass  # then the peak is the one since its start
+
+    def cpu_s(self) -> float:
+        """CPU time since then, in seconds: of the process, and of the children that it waited for. Ask once a run."""
+        before_s, self._children_s = self._children_s, self._children()
+        return max(0.0, self._own() - self._own_s) + max(0.0, self._children_s - before_s)
+
+    def peak_memory_bytes(self) -> int:
+        """The most that was resident at once since then."""
+        found = self._read("status").partition(b"VmHWM:")[2].split(maxsplit=1)
+        return int(found[0]) * 1024 if found else 0
+
+    def _own(self) -> float:
+        try:
+            return time.clock_gettime((~self._pid << 3) | _CPUCLOCK_SCHED)
+        except OSError:
+            return 0.0
+
+    def _children(self) -> float:
+        fields = self._read("stat").rpartition(b")")[2].split(maxsplit=_CUTIME + 2)
+        return sum(map(int, fields[_CUTIME : _CUTIME + 2])) * self._ticks_s
+
+    def _read(self, name: str) -> bytes:
+        try:
+            fd = os.open(f"/proc/{self._pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.read(fd, _PAGE)
+            finally:
+                os.close(fd)
+        except OSError:
+            return b""

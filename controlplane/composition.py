@@ -12,6 +12,7 @@ from controlplane import credentials
 from controlplane.config import Settings
 from controlplane.credentials import Credentials
 from controlplane.lifecycle.deadlines import Deadlines
+from controlplane.lifecycle.pauses import Pauses
 from controlplane.lifecycle.reaper import reap
 from controlplane.lifecycle.recovery import Recovery
 from controlplane.lifecycle.registry import Registry
@@ -32,6 +33,7 @@ class ControlPlane(msgspec.Struct, frozen=True):
     """A control plane that runs, without its edge."""
 
     sandboxes: Sandboxes
+    pauses: Pauses
     pool: Pool
     relay: Relay
     directory: Directory
@@ -98,10 +100,12 @@ async def compose(
             directory=directory,
             background=background,
         )
+        pauses = Pauses(registry, driver, background)
         recovery = Recovery(
             driver=driver,
             registry=registry,
             sandboxes=sandboxes,
+            pauses=pauses,
             provisioner=provisioner,
             pool=pool,
             pooled=frozenset(targets),
@@ -117,6 +121,7 @@ async def compose(
         pool.open()
         yield ControlPlane(
             sandboxes=sandboxes,
+            pauses=pauses,
             pool=pool,
             relay=Relay(sandboxes.get, directory),
             directory=directory,

@@ -63,6 +63,7 @@ async def control_plane(
         plane = await stack.enter_async_context(compose(settings, make_driver, verify=verify))
         app = make_app(
             sandboxes=plane.sandboxes,
+            pauses=plane.pauses,
             relay=plane.relay,
             credentials=plane.credentials,
             settings=_api_settings(settings),

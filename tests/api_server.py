@@ -91,6 +91,27 @@ class Sandboxes:
             raise InvalidRequest("expiresAt must be in the future", code="sandbox.invalid_expiration")
         return self.put(replace(sandbox, expires_at=expires_at))
 
+    def change_metadata(self, sandbox_id: str, changes: Mapping[str, str | None], *, most: int) -> Sandbox:
+        """Merge."""
+        sandbox = self.get(sandbox_id)
+        merged = {**sandbox.spec.metadata, **changes}
+        metadata = {key: value for key, value in merged.items() if value is not None}
+        return self.put(replace(sandbox, spec=replace(sandbox.spec, metadata=metadata)))
+
+    async def pause(self, sandbox_id: str) -> Sandbox:
+        """As `controlplane.lifecycle.pauses.Pauses`, with its resume below."""
+        return self._move(sandbox_id, State.RUNNING, State.PAUSED, "sandbox.bad_state")
+
+    async def resume(self, sandbox_id: str) -> Sandbox:
+        """The way back."""
+        return self._move(sandbox_id, State.PAUSED, State.RUNNING, "sandbox.not_paused")
+
+    def _move(self, sandbox_id: str, before: State, after: State, code: str) -> Sandbox:
+        sandbox = self.get(sandbox_id)
+        if sandbox.state is not before:
+            raise Conflict(f"it is {sandbox.state.value}", code=code)
+        return self.put(replace(sandbox, state=after))
+
     def put(self, sandbox: Sandbox) -> Sandbox:
         """Replace a sandbox."""
         self._sandboxes[sandbox.id] = sandbox
@@ -131,6 +152,7 @@ async def serving(
         directory.put(link)
     app = make_app(
         sandboxes=sandboxes,  # type: ignore[arg-type]
+        pauses=sandboxes,  # type: ignore[arg-type]
         relay=Relay(sandboxes.get, directory),
         credentials=credentials,
         settings=settings or ApiSettings(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Mapping
 
 from controlplane.api.quantities import parse_cpus, parse_memory
 from controlplane.api.schema import CreateSandboxRequest, Platform, clean_env
@@ -126,6 +127,12 @@ def _env(body: CreateSandboxRequest) -> dict[str, str]:
 
 def _metadata(metadata: dict[str, str]) -> dict[str, str]:
     _check_count(metadata, "metadata")
+    check_metadata(metadata)
+    return metadata
+
+
+def check_metadata(metadata: Mapping[str, str | None]) -> None:
+    """Check keys and values, as far as there are any. Raises InvalidRequest; the message names the key."""
     for key, value in metadata.items():
         if key.startswith(RESERVED_PREFIX):
             problem = "this prefix is reserved"
@@ -138,7 +145,6 @@ def _metadata(metadata: dict[str, str]) -> dict[str, str]:
         else:
             continue
         raise InvalidRequest(f"metadata.{key[:64]}: {problem}", code="sandbox.invalid_metadata")
-    return metadata
 
 
 def _is_label_key(key: str) -> bool:

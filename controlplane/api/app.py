@@ -31,6 +31,7 @@ from controlplane.errors import SandlotError
 from controlplane.sandbox import Limits
 
 if TYPE_CHECKING:
+    from controlplane.lifecycle.pauses import Pauses
     from controlplane.lifecycle.sandboxes import Sandboxes
     from controlplane.link.relay import Relay
 
@@ -49,6 +50,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
 def make_app(
     *,
     sandboxes: Sandboxes,
+    pauses: Pauses,
     relay: Relay,
     credentials: Checks,
     settings: ApiSettings,
@@ -57,7 +59,9 @@ def make_app(
     lifespan: Lifespan[Starlette] | None = None,
 ) -> ASGIApp:
     """Put the application together."""
-    lifecycle = Lifecycle(sandboxes, credentials, limits=settings.limits, public_address=settings.public_address)
+    lifecycle = Lifecycle(
+        sandboxes, pauses, credentials, limits=settings.limits, public_address=settings.public_address
+    )
     egress = Egress(sandboxes)
     health = Health(relay, metrics_registry, is_ready)
     routes = [
@@ -69,6 +73,11 @@ def make_app(
         Route("/sandboxes/{sandbox_id}", lifecycle.get, methods=["GET"], name="sandbox.get"),
         Route("/sandboxes/{sandbox_id}", lifecycle.delete, methods=["DELETE"], name="sandbox.delete"),
         Route("/sandboxes/{sandbox_id}/stop", lifecycle.delete, methods=["POST"], name="sandbox.delete"),
+        Route("/sandboxes/{sandbox_id}/pause", lifecycle.pause, methods=["POST"], name="sandbox.pause"),
+        Route("/sandboxes/{sandbox_id}/resume", lifecycle.resume, methods=["POST"], name="sandbox.resume"),
+        Route(
+            "/sandboxes/{sandbox_id}/metadata", lifecycle.change_metadata, methods=["PATCH"], name="sandbox.metadata"
+        ),
         Route("/sandboxes/{sandbox_id}/renew-expiration", lifecycle.renew, methods=["POST"], name="sandbox.renew"),
         Route("/sandboxes/{sandbox_id}/endpoints/{port}", lifecycle.endpoint, name="sandbox.endpoint"),
         Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="sandbox.get"),
@@ -161,9 +170,6 @@ def _lifecycle_refusals() -> list[BaseRoute]:
     pools = "KUBERNETES::POOL_NOT_SUPPORTED"
     snapshots = "SNAPSHOT::UNSUPPORTED_RUNTIME"
     return [
-        Route(f"{sandbox}/pause", refuse(409, "pausing"), methods=["POST"]),
-        Route(f"{sandbox}/resume", refuse(409, "resuming"), methods=["POST"]),
-        Route(f"{sandbox}/metadata", refuse(400, "changing metadata"), methods=["PATCH"]),
         Route(
             f"{sandbox}/networkpolicy", refuse(400, "changing the egress policy"), methods=["PUT", "PATCH", "DELETE"]
         ),

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controlplane.api.admission import admit
+from controlplane.api.admission import MAX_ENTRIES, admit, check_metadata
 from controlplane.api.auth import EGRESS_TOKEN_HEADER, EXECD_TOKEN_HEADER, PORT_TOKEN_HEADER, Checks
 from controlplane.api.schema import (
     CreateSandboxRequest,
@@ -30,6 +30,7 @@ from controlplane.errors import InvalidRequest
 from controlplane.sandbox import Limits, Sandbox, State
 
 if TYPE_CHECKING:
+    from controlplane.lifecycle.pauses import Pauses
     from controlplane.lifecycle.sandboxes import Sandboxes
 
 EXECD_PORT = 44772
@@ -46,8 +47,11 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5
 class Lifecycle:
     """The endpoints. *public_address* is put into endpoints; empty: the address that the client used."""
 
-    def __init__(self, sandboxes: Sandboxes, credentials: Checks, *, limits: Limits, public_address: str) -> None:
+    def __init__(
+        self, sandboxes: Sandboxes, pauses: Pauses, credentials: Checks, *, limits: Limits, public_address: str
+    ) -> None:
         self._sandboxes = sandboxes
+        self._pauses = pauses
         self._credentials = credentials
         self._limits = limits
         self._public_address = public_address
@@ -83,6 +87,23 @@ class Lifecycle:
         """DELETE /sandboxes/{id}, and POST /sandboxes/{id}/stop."""
         await self._sandboxes.delete(request.path_params["sandbox_id"])
         return Response(status_code=204)
+
+    async def change_metadata(self, request: Request) -> Response:
+        """PATCH /sandboxes/{id}/metadata: a JSON merge patch; null drops a key."""
+        changes = await read_json(request, dict[str, str | None], code=_INVALID)
+        check_metadata(changes)
+        sandbox = self._sandboxes.change_metadata(request.path_params["sandbox_id"], changes, most=MAX_ENTRIES)
+        return json_answer(view(sandbox))
+
+    async def pause(self, request: Request) -> Response:
+        """POST /sandboxes/{id}/pause: 202, and it is paused already."""
+        await self._pauses.pause(request.path_params["sandbox_id"])
+        return Response(status_code=202)
+
+    async def resume(self, request: Request) -> Response:
+        """POST /sandboxes/{id}/resume: 202, and it runs already."""
+        await self._pauses.resume(request.path_params["sandbox_id"])
+        return Response(status_code=202)
 
     async def renew(self, request: Request) -> Response:
         """POST /sandboxes/{id}/renew-expiration."""

@@ -60,6 +60,9 @@ BY_CLASS: dict[type[SandlotError], Problem] = {
 
 # Our own codes, where the class alone says too little.
 BY_CODE: dict[str, Problem] = {
+    "sandbox.not_paused": Problem(409, "DOCKER::SANDBOX_NOT_PAUSED"),
+    "sandbox.pause_failed": Problem(500, "DOCKER::SANDBOX_PAUSE_FAILED"),
+    "sandbox.resume_failed": Problem(500, "DOCKER::SANDBOX_RESUME_FAILED"),
     "sandbox.not_running": Problem(409, "DOCKER::SANDBOX_NOT_RUNNING"),
     "sandbox.invalid_entrypoint": Problem(400, "DOCKER::INVALID_ENTRYPOINT"),
     "sandbox.invalid_expiration": Problem(400, "DOCKER::INVALID_EXPIRATION"),
@@ -110,6 +113,9 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "sandbox.list": frozenset({400, 401, 500}),
     "sandbox.get": frozenset({401, 403, 404, 500}),
     "sandbox.delete": _LIFECYCLE,
+    "sandbox.pause": _LIFECYCLE,
+    "sandbox.resume": _LIFECYCLE,
+    "sandbox.metadata": _LIFECYCLE | {400},
     "sandbox.renew": _LIFECYCLE | {400},
     "sandbox.endpoint": frozenset({400, 401, 403, 404, 500}),
     "metrics.report": frozenset({400, 401, 500}),

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from controlplane.errors import RuntimeFailure, SandlotError
+from controlplane.lifecycle.pauses import DISAGREEMENTS, Pauses
 from controlplane.lifecycle.registry import Registry
 from controlplane.lifecycle.sandboxes import Sandboxes
 from controlplane.lifecycle.states import LIVE
@@ -39,7 +40,8 @@ _ALIVE = (ContainerState.RUNNING, ContainerState.PAUSED)
 class Differences(msgspec.Struct, frozen=True):
     """What does not agree, or has to be taken over."""
 
-    running: tuple[Sandbox, ...] = ()  # with their containers: take over
+    running: tuple[Sandbox, ...] = ()  # or paused, with their containers: take over
+    unsettled: tuple[tuple[Sandbox, Container], ...] = ()  # of those, where one is paused and the other is not
     pending: tuple[Sandbox, ...] = ()  # half made
     finish: tuple[Sandbox, ...] = ()  # half removed: remove
     vanished: tuple[tuple[Sandbox, Container | None], ...] = ()  # without a living container
@@ -49,7 +51,7 @@ class Differences(msgspec.Struct, frozen=True):
 def compare(sandboxes: Iterable[Sandbox], containers: Iterable[Container]) -> Differences:
     """Compare records with containers."""
     by_id = {container.sandbox_id: container for container in containers}
-    running, pending, finish, vanished = [], [], [], []
+    running, unsettled, pending, finish, vanished = [], [], [], [], []
     for sandbox in sandboxes:
         container = by_id.pop(sandbox.id, None)
         if sandbox.state is State.PENDING:
@@ -62,7 +64,11 @@ def compare(sandboxes: Iterable[Sandbox], containers: Iterable[Container]) -> Di
             vanished.append((sandbox, container))
         else:
             running.append(sandbox)
-    return Differences(tuple(running), tuple(pending), tuple(finish), tuple(vanished), tuple(by_id.values()))
+            if (sandbox.state, container.state) in DISAGREEMENTS:
+                unsettled.append((sandbox, container))
+    return Differences(
+        tuple(running), tuple(unsettled), tuple(pending), tuple(finish), tuple(vanished), tuple(by_id.values())
+    )
 
 
 class Recovery:
@@ -74,6 +80,7 @@ class Recovery:
         driver: Driver,
         registry: Registry,
         sandboxes: Sandboxes,
+        pauses: Pauses,
         provisioner: Provisioner,
         pool: Pool,
         pooled: frozenset[Template],
@@ -84,6 +91,7 @@ class Recovery:
         self._driver = driver
         self._registry = registry
         self._sandboxes = sandboxes
+        self._pauses = pauses
         self._provisioner = provisioner
         self._pool = pool
         self._pooled = pooled
@@ -105,6 +113,8 @@ class Recovery:
             self._sandboxes.resume(sandbox)
         for sandbox in found.running:
             await self._provisioner.adopt(sandbox.id, sandbox.container_id)
+        for sandbox, living in found.unsettled:
+            self._pauses.settle(sandbox, living)
         for sandbox, container in found.vanished:
             self._sandboxes.vanished(sandbox.id, container)
         for sandbox in found.pending:
@@ -151,6 +161,8 @@ class Recovery:
         found = compare(before, containers)
         for sandbox_id in warm_before - {one.sandbox_id for one in containers if one.state in _ALIVE}:
             self._pool.lost(sandbox_id)
+        for sandbox, _ in found.unsettled:
+            self._pauses.look_again(sandbox.id)
         for sandbox, _ in found.vanished:
             # Paused between our two looks, or removed meanwhile: the record of now decides, and the engine once more.
             if self._registry.find(sandbox.id) == sandbox:
@@ -187,6 +199,8 @@ class Recovery:
             if event.kind is EventKind.CONNECTED:
                 self.engine_answers = True
                 await self.sweep()
+            elif event.kind in (EventKind.PAUSED, EventKind.RESUMED):
+                self._pauses.look_again(event.sandbox_id)
             else:
                 self._sandboxes.happened(event)
         except SandlotError as error:  # the next sweep sees to it; events go on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import msgspec
@@ -14,7 +15,7 @@ from controlplane.errors import AgentError, Conflict, InvalidRequest, LinkLost, 
 from controlplane.lifecycle.claim import claim
 from controlplane.lifecycle.deadlines import Deadlines
 from controlplane.lifecycle.registry import Registry, utc_now
-from controlplane.lifecycle.states import LIVE, Event
+from controlplane.lifecycle.states import CLAIMED, LIVE, Event
 from controlplane.link.directory import Directory
 from controlplane.link.link import Link
 from controlplane.link.stream import Stream
@@ -126,14 +127,26 @@ class Sandboxes:
             NotFound, Conflict: there is no such sandbox, or it has ended.
             InvalidRequest: that moment has passed.
         """
-        sandbox = self._registry.get(sandbox_id)
-        if sandbox.state not in LIVE or sandbox.state is State.STOPPING:
-            raise Conflict(f"sandbox {sandbox_id} is {sandbox.state.value}", code="sandbox.not_running")
+        sandbox = self._get_lasting(sandbox_id)
         if expires_at <= utc_now():
             raise InvalidRequest("expiresAt must be in the future", code="sandbox.invalid_expiration")
         sandbox = self._registry.put(replace(sandbox, expires_at=expires_at))
         self._set_deadline(sandbox_id, expires_at)
         return sandbox
+
+    def change_metadata(self, sandbox_id: str, changes: Mapping[str, str | None], *, most: int) -> Sandbox:
+        """Set metadata, or drop what is None, and leave the rest: writers lose nothing of each other's.
+
+        Raises:
+            NotFound, Conflict: there is no such sandbox, or it has ended.
+            InvalidRequest: it would have more than *most* entries.
+        """
+        sandbox = self._get_lasting(sandbox_id)
+        merged = {**sandbox.spec.metadata, **changes}
+        metadata = {key: value for key, value in merged.items() if value is not None}
+        if len(metadata) > most:
+            raise InvalidRequest(f"metadata: would have more than {most} entries", code="sandbox.invalid_metadata")
+        return self._registry.put(replace(sandbox, spec=replace(sandbox.spec, metadata=metadata)))
 
     def statistics(self) -> SandboxStatistics:
         """Return counts."""
@@ -158,9 +171,9 @@ class Sandboxes:
             self._registry.forget(sandbox_id)
 
     def linked(self, link: Link) -> None:
-        """A link came up. That of a running sandbox is one that came back: follow its entrypoint again."""
+        """A link came up. That of a claimed sandbox is one that came back: follow its entrypoint again."""
         sandbox = self._registry.find(link.sandbox_id)
-        if sandbox is not None and sandbox.state is State.RUNNING:
+        if sandbox is not None and sandbox.state in CLAIMED:
             self._background.start(self._follow_again(sandbox, link), name="sandbox.follow")
 
     def violated(self, sandbox_id: str, text: str) -> None:
@@ -210,6 +223,13 @@ class Sandboxes:
         return sandbox_id in self._making
 
     # -- inside
+
+    def _get_lasting(self, sandbox_id: str) -> Sandbox:
+        """Return a sandbox that has not ended, and is not about to. Raises NotFound, Conflict."""
+        sandbox = self._registry.get(sandbox_id)
+        if sandbox.state not in LIVE or sandbox.state is State.STOPPING:
+            raise Conflict(f"sandbox {sandbox_id} is {sandbox.state.value}", code="sandbox.not_running")
+        return sandbox
 
     def _spec(self, request: CreateRequest) -> SandboxSpec:
         defaults = self._settings.sandbox
@@ -311,7 +331,7 @@ class Sandboxes:
                 self._fail(sandbox_id, "AGENT_FAILED", error.message)
                 return
         sandbox = self._registry.find(sandbox_id)
-        if sandbox is None or sandbox.state is not State.RUNNING:
+        if sandbox is None or sandbox.state not in CLAIMED:
             return
         text = f"the entrypoint ended: {exited.cause}, exit code {exited.exit_code}"
         if exited.exit_code == 0:
@@ -336,7 +356,7 @@ class Sandboxes:
     def _fail(self, sandbox_id: str, reason: str, message: str) -> None:
         sandbox = self._registry.find(sandbox_id)
         # What is being made tells the one who makes it; what is being removed is meant to end.
-        if sandbox is None or sandbox.state not in LIVE or sandbox.state in (State.PENDING, State.STOPPING):
+        if sandbox is None or sandbox.state not in CLAIMED:
             return
         self._end(sandbox_id, Event.FAIL, reason, message)
         self._set_deadline(sandbox_id, utc_now() + FINISHED_RETENTION)

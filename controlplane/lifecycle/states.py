@@ -14,8 +14,10 @@ class Event(enum.Enum):
     STARTED = "started"  # claimed, and its entrypoint runs
     PAUSE = "pause"
     PAUSED = "paused"
+    PAUSE_FAILED = "pause failed"  # it runs on
     RESUME = "resume"
     RESUMED = "resumed"
+    RESUME_FAILED = "resume failed"  # it stays paused
     STOP = "stop"  # deleted, expired, or its entrypoint ended well
     GONE = "gone"  # the container is removed
     FAIL = "fail"
@@ -25,8 +27,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.PENDING, Event.STARTED): State.RUNNING,
     (State.RUNNING, Event.PAUSE): State.PAUSING,
     (State.PAUSING, Event.PAUSED): State.PAUSED,
+    (State.PAUSING, Event.PAUSE_FAILED): State.RUNNING,
     (State.PAUSED, Event.RESUME): State.RESUMING,
     (State.RESUMING, Event.RESUMED): State.RUNNING,
+    (State.RESUMING, Event.RESUME_FAILED): State.PAUSED,
     **{
         (state, Event.STOP): State.STOPPING
         for state in (State.PENDING, State.RUNNING, State.PAUSING, State.PAUSED, State.RESUMING, State.FAILED)
@@ -38,8 +42,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STOPPING, Event.GONE): State.TERMINATED,
 }
 
+# States in which a sandbox is somebody's: claimed, and not about to end.
+CLAIMED = frozenset({State.RUNNING, State.PAUSING, State.PAUSED, State.RESUMING})
 # States in which a sandbox has, or may have, a container.
-LIVE = frozenset({State.PENDING, State.RUNNING, State.PAUSING, State.PAUSED, State.RESUMING, State.STOPPING})
+LIVE = CLAIMED | {State.PENDING, State.STOPPING}
 
 
 def advance(state: State, event: Event) -> State:

@@ -102,7 +102,7 @@ class DockerDriver:
         self._network = network
         self._undoing: set[asyncio.Task[None]] = set()
 
-    # -- the six verbs
+    # -- the eight verbs
 
     async def create(self, spec: ContainerSpec) -> str:
         """Make a container. See `Driver.create`."""
@@ -144,6 +144,28 @@ class DockerDriver:
         with our_errors("change the limits of the container"):
             path = f"containers/{self._container(container_id).id}/update"
             await request(self._docker, "POST", path, hardening.resources(limits))
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze it. See `Driver.pause`."""
+        with our_errors("pause the container"):
+            try:
+                await self._container(container_id).pause()
+            except DockerError:
+                if not await self._is(container_id, ContainerState.PAUSED):
+                    raise
+
+    async def resume(self, container_id: str) -> None:
+        """Thaw it. See `Driver.resume`."""
+        with our_errors("resume the container"):
+            try:
+                await self._container(container_id).unpause()
+            except DockerError:
+                if not await self._is(container_id, ContainerState.RUNNING):
+                    raise
+
+    async def _is(self, container_id: str, state: ContainerState) -> bool:
+        container = await self.inspect(container_id)
+        return container is not None and container.state is state
 
     async def destroy(self, container_id: str) -> None:
         """Kill and remove it. See `Driver.destroy`."""

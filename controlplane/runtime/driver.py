@@ -55,6 +55,8 @@ class EventKind(enum.Enum):
     DIED = "died"
     OOM = "oom"
     REMOVED = "removed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
 
 class RuntimeEvent(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Driver(Protocol):
-    """Six verbs, events, and what the engine is.
+    """Eight verbs, events, and what the engine is.
 
     Container ids are the engine's, as `create()` and `list()` return them. Containers of another installation (see
     `labels.INSTANCE`) are never told of.
@@ -116,6 +118,16 @@ class Driver(Protocol):
         Raises:
             RuntimeFailure: the engine refused, for example because more memory is in use. The limits are as before.
         """
+
+    async def pause(self, container_id: str) -> None:
+        """Let all its processes stand still; their memory stays. Nothing happens when they do already.
+
+        Raises:
+            RuntimeFailure: the engine refused; it does not run, for example.
+        """
+
+    async def resume(self, container_id: str) -> None:
+        """Let a paused one go on. Nothing happens when it runs. Raises RuntimeFailure."""
 
     async def destroy(self, container_id: str) -> None:
         """Kill and remove it, with all it wrote. Returns when it is gone.

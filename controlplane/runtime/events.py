@@ -26,7 +26,13 @@ LAST_RETRY_S = 5.0
 # `list()` at the next reconnect, or the reconcile every minute, finds out.
 MAX_LINE_BYTES = 1 << 20
 
-_KINDS = {"die": EventKind.DIED, "oom": EventKind.OOM, "destroy": EventKind.REMOVED}
+_KINDS = {
+    "die": EventKind.DIED,
+    "oom": EventKind.OOM,
+    "destroy": EventKind.REMOVED,
+    "pause": EventKind.PAUSED,
+    "unpause": EventKind.RESUMED,
+}
 
 
 class _Actor(msgspec.Struct, rename={"id": "ID", "attributes": "Attributes"}):

@@ -18,6 +18,7 @@ from controlplane.runtime import labels
 from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, Driver, EventKind, RuntimeEvent
 from controlplane.sandbox import Limits, new_sandbox_id
 from execd.wire.aio import MAX_CHUNK_BYTES
+from execd.wire.messages import Metrics, MetricsRead
 
 PATIENCE_S = 30.0
 LIMITS = Limits(cpus=1.0, memory_bytes=256 << 20, pids=64)
@@ -264,6 +265,52 @@ class DriverContract:
         with pytest.raises(RuntimeFailure):
             await world.driver.resize(NO_SUCH_ID, LIMITS)
 
+    # -- pause, resume
+
+    async def test_paused_container_stands_still_until_it_is_resumed(self, world: World) -> None:
+        """What is asked meanwhile is answered afterwards, over the same link; both verbs may be repeated."""
+        async with listening(world.root) as line:
+            container_id = await world.driver.create(spec_of(world, line))
+            await world.driver.start(container_id)
+            link = await line.link()
+
+            await world.driver.pause(container_id)
+            await world.driver.pause(container_id)
+            assert (await only(world.driver, container_id)).state is ContainerState.PAUSED
+            asking = asyncio.ensure_future(link.call(MetricsRead(), Metrics))
+            await asyncio.wait([asking], timeout=0.3)
+            assert not asking.done()
+
+            await world.driver.resume(container_id)
+            await world.driver.resume(container_id)
+            assert (await only(world.driver, container_id)).state is ContainerState.RUNNING
+            async with asyncio.timeout(PATIENCE_S):
+                await asking
+            assert not line.over.is_set()
+
+    async def test_paused_container_is_destroyed(self, world: World) -> None:
+        """It need not be resumed first."""
+        async with listening(world.root) as line:
+            container_id = await world.driver.create(spec_of(world, line))
+            await world.driver.start(container_id)
+            await line.link()
+            await world.driver.pause(container_id)
+
+            await world.driver.destroy(container_id)
+
+            assert await world.leftovers() == []
+
+    async def test_what_does_not_run_is_neither_paused_nor_resumed(self, world: World) -> None:
+        """A container that was never started, and one that does not exist."""
+        async with listening(world.root) as line:
+            created = await world.driver.create(spec_of(world, line))
+            for container_id in (created, NO_SUCH_ID, "../../info"):
+                with pytest.raises(RuntimeFailure):
+                    await world.driver.pause(container_id)
+                with pytest.raises(RuntimeFailure):
+                    await world.driver.resume(container_id)
+            assert (await only(world.driver, created)).state is ContainerState.CREATED
+
     # -- destroy
 
     async def test_destroy_ends_everything(self, world: World) -> None:
@@ -406,6 +453,21 @@ class DriverContract:
             assert await events.next() == RuntimeEvent(EventKind.DIED, spec.sandbox_id, container_id, 137)
             await world.driver.destroy(container_id)
             assert await events.next() == RuntimeEvent(EventKind.REMOVED, spec.sandbox_id, container_id)
+
+    async def test_events_tell_of_pauses(self, world: World) -> None:
+        """Whoever paused it."""
+        async with listening(world.root) as line, following(world.driver) as events:
+            spec = spec_of(world, line)
+            container_id = await world.driver.create(spec)
+            await world.driver.start(container_id)
+            await line.link()
+            other = world.another()
+            await other.pause(container_id)
+            await other.resume(container_id)
+            await other.aclose()
+
+            assert await events.next() == RuntimeEvent(EventKind.PAUSED, spec.sandbox_id, container_id)
+            assert await events.next() == RuntimeEvent(EventKind.RESUMED, spec.sandbox_id, container_id)
 
     async def test_events_tell_of_what_we_destroy(self, world: World) -> None:
         """Destroying a running container is told of as well: first died, then removed."""

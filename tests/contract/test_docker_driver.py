@@ -166,20 +166,6 @@ async def test_refused_resize_changes_nothing(world: DockerWorld) -> None:
         assert (await world.docker.containers.container(container_id).show())["HostConfig"] == before
 
 
-async def test_paused_container_is_listed_and_destroyed(world: DockerWorld) -> None:
-    """Whoever paused it."""
-    async with listening(world.root) as line:
-        container_id = await world.driver.create(spec_of(world, line))
-        await world.driver.start(container_id)
-        await line.link()
-        await world.docker.containers.container(container_id).pause()
-        assert (await only(world.driver, container_id)).state is ContainerState.PAUSED
-
-        await world.driver.destroy(container_id)
-
-        assert await world.leftovers() == []
-
-
 async def test_out_of_memory_is_told(world: DockerWorld) -> None:
     """When process 1 itself is the victim, the event and the ended container both say so."""
     # The shell becomes what eats: nothing else is there to be killed.

@@ -93,7 +93,7 @@ class AgentEngine(FakeEngine):
     async def die(self, container_id: str, exit_code: int = KILLED) -> None:
         """The container ends."""
         container = self.find(container_id)
-        if container.told.state is not ContainerState.RUNNING:
+        if container.told.state not in (ContainerState.RUNNING, ContainerState.PAUSED):
             return
         container.told = replace(container.told, state=ContainerState.EXITED, exit_code=exit_code)
         if (agent := self.agents.pop(container.spec.sandbox_id, None)) is not None:
@@ -125,7 +125,8 @@ class AgentEngine(FakeEngine):
 class CutDriver(FakeDriver):
     """A driver that can be cut off from its engine, as by a `kill -9` of the control plane. Counts removals.
 
-    `fail_destroy`, `fail_list`: raised by those when set. `hold_destroy`: an event that removals wait for.
+    `fail_destroy`, `fail_list`, `fail_pause` (also of resumes): raised by those when set. `hold_destroy`, `hold_pause`:
+    events that those wait for.
     """
 
     def __init__(self, engine: FakeEngine, *, instance: str) -> None:
@@ -134,6 +135,8 @@ class CutDriver(FakeDriver):
         self.fail_destroy: EngineUnavailable | None = None
         self.hold_destroy: asyncio.Event | None = None
         self.fail_list: EngineUnavailable | None = None
+        self.fail_pause: EngineUnavailable | None = None
+        self.hold_pause: asyncio.Event | None = None
         self.on_create: asyncio.Event | None = None
 
     def _check(self) -> None:
@@ -154,6 +157,22 @@ class CutDriver(FakeDriver):
         """See `Driver.resize`."""
         self._check()
         await super().resize(container_id, limits)
+
+    async def pause(self, container_id: str) -> None:
+        """See `Driver.pause`."""
+        self._check()
+        if self.fail_pause is not None:
+            raise self.fail_pause
+        if self.hold_pause is not None:
+            await self.hold_pause.wait()
+        await super().pause(container_id)
+
+    async def resume(self, container_id: str) -> None:
+        """See `Driver.resume`."""
+        self._check()
+        if self.fail_pause is not None:
+            raise self.fail_pause
+        await super().resume(container_id)
 
     async def destroy(self, container_id: str) -> None:
         """See `Driver.destroy`."""

@@ -90,6 +90,19 @@ class FakeEngine:
         assert process is not None
         process.send_signal(signal.SIGSTOP)
 
+    def pause(self, container_id: str, *, resume: bool = False) -> None:
+        """Stop a container's processes, or let them go on."""
+        container = self.find(container_id)
+        before, after = (ContainerState.PAUSED, ContainerState.RUNNING)[:: 1 if resume else -1]
+        if container.told.state is after:
+            return
+        if container.told.state is not before:
+            raise RuntimeFailure(f"container {container_id} is {container.told.state.value}")
+        if container.process is not None:
+            container.process.send_signal(signal.SIGCONT if resume else signal.SIGSTOP)
+        container.told = replace(container.told, state=after)
+        self.tell(container, EventKind.RESUMED if resume else EventKind.PAUSED)
+
     async def remove(self, container_id: str) -> None:
         """Kill and forget a container."""
         await self.die(container_id)
@@ -192,6 +205,14 @@ class FakeDriver:
     async def resize(self, container_id: str, limits: Limits) -> None:
         """Note the limits. See `Driver.resize`."""
         self.engine.find(container_id).limits = limits
+
+    async def pause(self, container_id: str) -> None:
+        """Stop its process. See `Driver.pause`."""
+        self.engine.pause(container_id)
+
+    async def resume(self, container_id: str) -> None:
+        """Let it go on. See `Driver.resume`."""
+        self.engine.pause(container_id, resume=True)
 
     async def destroy(self, container_id: str) -> None:
         """Kill and forget it. See `Driver.destroy`."""

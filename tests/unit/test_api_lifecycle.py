@@ -244,3 +244,38 @@ async def test_the_sdk_s_telemetry_is_taken_and_dropped() -> None:
         response = await client.post(f"{edge.url}/v1/metrics/events", json=event)
 
     assert (response.status_code, response.content) == (204, b"")
+
+
+async def test_pause_and_resume_answer_202_and_409_with_the_contracts_codes() -> None:
+    """The state is what the answer to GET says right afterwards."""
+    async with serving() as edge, edge.client() as client:
+        await create(edge)
+        path = f"/sandboxes/{SANDBOX_ID}"
+        answers = [await client.post(f"{path}/{verb}") for verb in ("pause", "pause", "resume", "resume")]
+        unknown = await client.post("/sandboxes/nothing/pause")
+        state = (await client.get(path)).json()["status"]["state"]
+
+    assert [answer.status_code for answer in answers] == [202, 409, 202, 409]
+    assert [answers[1].json()["code"], answers[3].json()["code"]] == [
+        "DOCKER::SANDBOX_NOT_RUNNING",
+        "DOCKER::SANDBOX_NOT_PAUSED",
+    ]
+    assert (unknown.status_code, state) == (404, "Running")
+
+
+async def test_metadata_is_patched() -> None:
+    """Null drops a key; keys and values keep the rules of create; the answer is the sandbox."""
+    async with serving() as edge, edge.client() as client:
+        await create(edge, metadata={"a": "1", "b": "2"})
+        path = f"/sandboxes/{SANDBOX_ID}/metadata"
+        answer = await client.patch(path, json={"a": None, "c": "3"})
+        bad = [
+            await client.patch(path, json=body)
+            for body in ({"opensandbox.io/x": None}, {"c": "x y"}, {"c": 1}, ["a"], {"bad key": "1"})
+        ]
+        after = (await client.get(f"/sandboxes/{SANDBOX_ID}")).json()
+
+    assert (answer.status_code, answer.json()["metadata"]) == (200, {"b": "2", "c": "3"})
+    assert [one.status_code for one in bad] == [400] * 5
+    assert bad[0].json()["code"] == "SANDBOX::INVALID_METADATA_LABEL"
+    assert after["metadata"] == {"b": "2", "c": "3"}

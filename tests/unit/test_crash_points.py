@@ -48,7 +48,7 @@ class Story:
         self.deadlines: dict[str, Any] = {}
 
     async def tell(self, plane: ControlPlane, engine: AgentEngine) -> None:
-        """Warm and cold creates, other limits, a renewal, a delete, an entrypoint that ends, an expiry."""
+        """Warm and cold creates, other limits, a renewal, a delete, an entrypoint that ends, pauses, an expiry."""
         first = await self.create(plane)
         due = utc_now() + timedelta(hours=2)
         plane.sandboxes.renew(first, due)
@@ -56,6 +56,9 @@ class Story:
         second = await self.create(plane, image=OTHER)
         third = await self.create(plane, limits=Limits(cpus=0.5))
         engine.agents[third].exit(1)
+        await plane.pauses.pause(first)
+        await plane.pauses.resume(first)
+        await plane.pauses.pause(second)
         await plane.sandboxes.delete(second)
         self.gone.add(second)
         fourth = await self.create(plane, timeout_s=60)
@@ -107,7 +110,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> list[Life]:
 
         monkeypatch.setattr(cls, name, write if cls is Store else effect)
 
-    for verb in ("create", "start", "resize", "destroy"):
+    for verb in ("create", "start", "resize", "pause", "resume", "destroy"):
         costs(CutDriver, verb, EngineUnavailable("dead"))
     for verb in ("put", "delete"):
         costs(Store, verb, StoreError("dead"))
@@ -120,24 +123,26 @@ async def check(home: Home, engine: AgentEngine, story: Story) -> None:
         ended = (State.FAILED, State.TERMINATED)
 
         def running() -> set[str]:
-            return {one.id for one in plane.sandboxes.list() if one.state is State.RUNNING}
+            return {one.id for one in plane.sandboxes.list() if one.state in (State.RUNNING, State.PAUSED)}
 
         def is_settled() -> bool:
             known = running() | plane.pool.warm_ids()
             directories = {path.name for path in home.sockets.iterdir()}
             states = {one.state for one in plane.sandboxes.list()}
-            return states <= {State.RUNNING, *ended} and engine.sandbox_ids() == known == directories
+            return states <= {State.RUNNING, State.PAUSED, *ended} and engine.sandbox_ids() == known == directories
 
         await until(lambda: is_settled() and len(plane.pool.warm_ids()) == 2)
         # What was acknowledged is so, and nobody is made of a used container.
         for sandbox_id in story.created - story.gone:
-            assert plane.sandboxes.get(sandbox_id).state in (State.RUNNING, *ended)
+            assert plane.sandboxes.get(sandbox_id).state in (State.RUNNING, State.PAUSED, *ended)
         for sandbox_id in story.gone:
             with pytest.raises(NotFound):
                 plane.sandboxes.get(sandbox_id)
         for sandbox_id in plane.pool.warm_ids():
             assert engine.agents[sandbox_id].claims == []
         for sandbox_id in running():
+            if plane.sandboxes.get(sandbox_id).state is State.PAUSED:
+                await plane.pauses.resume(sandbox_id)
             await plane.relay.link(sandbox_id)
             assert {claim.id for claim in engine.agents[sandbox_id].claims} == {sandbox_id}
             if sandbox_id in story.deadlines:

@@ -79,8 +79,12 @@ def test_every_pair_of_record_and_container(state: State, container_state: Conta
         expected = Differences(finish=(record,))
     elif state in ENDED:
         expected = Differences()
-    elif container_state in LIVING:
-        expected = Differences(running=(record,))
+    elif container is not None and container_state in LIVING:
+        is_settled = (state, container_state) in (
+            (State.RUNNING, ContainerState.RUNNING),
+            (State.PAUSED, ContainerState.PAUSED),
+        )
+        expected = Differences(running=(record,), unsettled=() if is_settled else ((record, container),))
     else:
         assert container_state in DEAD
         expected = Differences(vanished=((record, container),))

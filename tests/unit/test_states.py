@@ -57,6 +57,12 @@ def test_whatever_lives_can_fail(state: State) -> None:
     assert advance(state, Event.FAIL) is State.FAILED
 
 
+def test_what_fails_on_the_way_goes_back() -> None:
+    """An engine that does not pause leaves a running sandbox, one that does not resume a paused one."""
+    assert advance(State.PAUSING, Event.PAUSE_FAILED) is State.RUNNING
+    assert advance(State.RESUMING, Event.RESUME_FAILED) is State.PAUSED
+
+
 def test_nothing_comes_back_to_life() -> None:
     """From an end there is no way to a state with a running container."""
     dead = {State.STOPPING, State.TERMINATED}

@@ -1,0 +1,106 @@
+"""Pausing and resuming: a sandbox's processes stand still, its memory stays, its deadline goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from controlplane.errors import Conflict, RuntimeFailure, SandlotError
+from controlplane.lifecycle.registry import Registry
+from controlplane.lifecycle.states import Event
+from controlplane.runtime.driver import Container, ContainerState, Driver
+from controlplane.sandbox import Sandbox, State
+from controlplane.tasks import Background
+
+log = structlog.get_logger()
+
+# What has happened, when record and container do not agree: a server was killed on the way, or somebody else paused.
+DISAGREEMENTS: dict[tuple[State, ContainerState], tuple[Event, ...]] = {
+    (State.RUNNING, ContainerState.PAUSED): (Event.PAUSE, Event.PAUSED),
+    (State.PAUSING, ContainerState.PAUSED): (Event.PAUSED,),
+    (State.PAUSING, ContainerState.RUNNING): (Event.PAUSE_FAILED,),
+    (State.PAUSED, ContainerState.RUNNING): (Event.RESUME, Event.RESUMED),
+    (State.RESUMING, ContainerState.RUNNING): (Event.RESUMED,),
+    (State.RESUMING, ContainerState.PAUSED): (Event.RESUME_FAILED,),
+}
+
+
+class Pauses:
+    """Carries both out. Once begun they end, whether or not the one who asked still waits."""
+
+    def __init__(self, registry: Registry, driver: Driver, background: Background) -> None:
+        self._registry = registry
+        self._driver = driver
+        self._background = background
+        self._changing: set[str] = set()
+
+    async def pause(self, sandbox_id: str) -> Sandbox:
+        """Pause a running sandbox; return it paused.
+
+        Raises:
+            NotFound, Conflict: there is no such sandbox, or it is not running (any more).
+            RuntimeFailure: the engine failed; the sandbox runs on.
+        """
+        sandbox = self._registry.advance(sandbox_id, Event.PAUSE)
+        return await self._change(sandbox, self._driver.pause, Event.PAUSED, Event.PAUSE_FAILED, "sandbox.pause_failed")
+
+    async def resume(self, sandbox_id: str) -> Sandbox:
+        """Let a paused sandbox go on; return it running. Errors as in `pause`, the other way round."""
+        state = self._registry.get(sandbox_id).state
+        if state is not State.PAUSED:
+            raise Conflict(f"cannot resume a sandbox that is {state.value}", code="sandbox.not_paused")
+        sandbox = self._registry.advance(sandbox_id, Event.RESUME)
+        return await self._change(
+            sandbox, self._driver.resume, Event.RESUMED, Event.RESUME_FAILED, "sandbox.resume_failed"
+        )
+
+    def settle(self, sandbox: Sandbox, container: Container) -> None:
+        """Have the record of a living container say what is. Raises StoreError."""
+        if sandbox.id in self._changing:
+            return  # that will say so itself
+        events = DISAGREEMENTS.get((sandbox.state, container.state), ())
+        for event in events:
+            self._registry.advance(sandbox.id, event)
+        if events:
+            log.info("sandbox.settled", sandbox=sandbox.id, state=self._registry.get(sandbox.id).state.value)
+
+    def look_again(self, sandbox_id: str) -> None:
+        """Something was said about it that may be past already: ask the engine, and settle."""
+        self._background.start(self._look(sandbox_id), name="sandbox.look_again")
+
+    async def _look(self, sandbox_id: str) -> None:
+        sandbox = self._registry.find(sandbox_id)
+        if sandbox is None:
+            return
+        try:
+            container = await self._driver.inspect(sandbox.container_id)
+            if container is not None and self._registry.find(sandbox_id) == sandbox:
+                self.settle(sandbox, container)
+        except SandlotError as error:  # the sweep looks again
+            log.warning("sandbox.look_failed", sandbox=sandbox_id, error=error.message)
+
+    async def _change(
+        self, sandbox: Sandbox, verb: Callable[[str], Awaitable[None]], done: Event, failed: Event, code: str
+    ) -> Sandbox:
+        outcome: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        outcome.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # its caller may have gone
+
+        async def carry_out() -> None:
+            try:
+                try:
+                    await verb(sandbox.container_id)
+                except RuntimeFailure as error:
+                    self._registry.advance(sandbox.id, failed)
+                    raise RuntimeFailure(error.message, code=code) from error
+                outcome.set_result(self._registry.advance(sandbox.id, done))
+            except SandlotError as error:
+                outcome.set_exception(error)
+            finally:
+                self._changing.discard(sandbox.id)
+                outcome.cancel()
+
+        self._changing.add(sandbox.id)
+        self._background.start(carry_out(), name=f"sandbox.{done.value}")
+        return await asyncio.shield(outcome)

@@ -184,7 +184,7 @@ async def test_events_ask_for_our_containers_from_now_on(tmp_path: Path) -> None
     assert asked[0].path == "/v1.41/events"
     assert json.loads(asked[0].query["filters"]) == {
         "type": ["container"],
-        "event": ["die", "oom", "destroy"],
+        "event": ["die", "oom", "destroy", "pause", "unpause"],
         "label": ["sandlot.instance=i"],
     }
     assert before <= float(asked[0].query["since"]) <= time.time()

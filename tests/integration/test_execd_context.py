@@ -517,7 +517,6 @@ async def test_out_of_memory_is_named_as_the_cause_and_others_live_on(engine: ai
         "import time; time.sleep(60)",
         "import asyncio; await asyncio.sleep(60)",
         "import asyncio\nwhile True: await asyncio.sleep(0)",
-        "import asyncio\nasyncio.get_event_loop().call_soon(exec, 'while True: pass')\nawait asyncio.sleep(60)",
         "!sleep 60",
         "import subprocess; subprocess.run(['sleep', '60'])",
         "import threading; threading.Event().wait()",
@@ -540,6 +539,23 @@ async def test_an_interrupt_ends_the_run_and_keeps_the_state(context: Context, c
     assert "sandlot_python" not in "\n".join(run.error.traceback)
     after = await context.run("import asyncio; await asyncio.sleep(0)\nx")
     assert after.order() == ["=1"]
+
+
+async def test_an_interrupt_ends_a_callback_that_keeps_the_loop_busy(context: Context) -> None:
+    """It strikes the callback, while the cell itself awaits."""
+    stream = await context.start("""
+import asyncio
+def busy():
+    print("go")
+    while True: pass
+asyncio.get_running_loop().call_soon(busy)
+await asyncio.sleep(60)""")
+    await printed(stream)
+
+    await context.interrupt()
+
+    async with asyncio.timeout(30):
+        assert (await finish(stream)).done.cause == "interrupted"
 
 
 async def test_an_interrupt_wakes_an_await_that_the_signal_itself_does_not_wake(context: Context) -> None:

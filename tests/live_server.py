@@ -192,6 +192,20 @@ class LiveServer:
             engine_request("DELETE", f"/containers/{container}?force=1&v=1")
 
 
+def run_script(sdk: Path, server: LiveServer, script: str, *arguments: str) -> Any:
+    """Run a script with the official SDK; return what it printed as JSON."""
+    done = subprocess.run(
+        [sdk, "-c", script, *arguments],
+        env=server.sdk_environment(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + server.log[-3000:]
+    return json.loads(done.stdout)
+
+
 def engine_request(method: str, path: str) -> Any:
     """Ask the engine directly, past everything of ours."""
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")

@@ -151,7 +151,8 @@ class Kernel:
     def interrupt(self) -> None:
         """Interrupt the present run; without one, nothing. Its code may catch that and go on."""
         if self._run is None:
-            if self._queue and self.started.done() and isinstance(first := self._queue[0], Run):
+            is_idle = self.started.done() and self._asked is None
+            if is_idle and self._queue and isinstance(first := self._queue[0], Run):
                 first.interrupted = True  # its turn has come already, only not to our task
             return
         self._run.interrupted = True

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from pathlib import Path
 
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, run_script
 
 BEFORE = """
 import asyncio, json, sys
@@ -57,20 +56,6 @@ asyncio.run(main())
 """
 
 
-def run(sdk: Path, server: LiveServer, script: str, *arguments: str) -> dict[str, object]:
-    """Run a script with the official SDK; return what it printed as JSON."""
-    done = subprocess.run(
-        [sdk, "-c", script, *arguments],
-        env=server.sdk_environment(),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr + server.log[-3000:]
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
-
-
 def wait_until(condition: object, timeout_s: float = 20.0) -> None:
     """Ask again until it holds: the engine offers no event for what these tests wait for."""
     deadline = time.monotonic() + timeout_s
@@ -82,11 +67,11 @@ def wait_until(condition: object, timeout_s: float = 20.0) -> None:
 def test_a_killed_server_loses_nothing_and_leaks_nothing(sdk: Path) -> None:
     """Sandboxes, contexts, background processes and deadlines survive; unclaimed containers do not leak."""
     with LiveServer(["--pool-size", "2"]) as server:
-        was = run(sdk, server, BEFORE)
+        was = run_script(sdk, server, BEFORE)
         server.kill()
         server.start()
 
-        now = run(sdk, server, AFTER, json.dumps(was))
+        now = run_script(sdk, server, AFTER, json.dumps(was))
         assert now["answer"] == "42"
         assert now["colour"] == "blue"
         assert now["state"] == "Running"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, run_script
 
 SCRIPT = """
 import asyncio, json
@@ -58,16 +56,7 @@ asyncio.run(main())
 
 def test_pause_resume_and_metadata(sdk: Path, server: LiveServer) -> None:
     """A context keeps its state; what is not possible is told with status and code; a paused sandbox can be killed."""
-    done = subprocess.run(
-        [sdk, "-c", SCRIPT],
-        env=server.sdk_environment(),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr + server.log[-3000:]
-    assert json.loads(done.stdout) == {
+    assert run_script(sdk, server, SCRIPT) == {
         "paused": "Paused",
         "twice": [409, "DOCKER::SANDBOX_NOT_RUNNING"],
         "run": [409, "DOCKER::SANDBOX_NOT_RUNNING"],

@@ -232,6 +232,31 @@ async def test_a_question_that_makes_code_raise_costs_nothing(sandbox: Sandbox, 
     assert (await context.run("1")).text == "1"
 
 
+async def test_an_interrupt_while_a_question_is_answered_does_not_hit_the_run_behind_it(
+    sandbox: Sandbox, context: Context
+) -> None:
+    await context.run(
+        "import os, time\n"
+        "class Slow:\n"
+        "    def __dir__(self):\n"
+        "        open('/tmp/asked', 'w').close()\n"
+        "        while not os.path.exists('/tmp/go'): time.sleep(0.01)\n"
+        "        return ['attribute']\n"
+        "slow = Slow()"
+    )
+    other = await sandbox.open()
+    asking = asyncio.ensure_future(sandbox.link.call(ContextComplete(context.id, "slow.", 5), ContextCompletion))
+    async with asyncio.timeout(30):
+        await other.run("import os, time\nwhile not os.path.exists('/tmp/asked'): time.sleep(0.01)")
+        behind = await context.start("'behind'")
+        await context.interrupt()
+        await other.run("open('/tmp/go', 'w').close()")
+        await asking
+        run = await finish(behind)
+    assert (run.done.cause, run.text) == ("ok", "'behind'")
+    await other.close()
+
+
 # -- new begins
 
 

@@ -49,7 +49,7 @@ def fork() -> int:
         os.close(reading)
         os.waitpid(between, 0)
         if not pid:
-            raise OSError(0, "the copy could not be made")
+            raise ChildProcessError("there is no room for another process")
         return int(pid)
     try:
         os.close(reading)

@@ -51,6 +51,13 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_address: Annotated[
         str, _help("host[:port] put into endpoints; empty: as the client called us, by its Host header.")
     ] = ""
+    port_domain: Annotated[
+        str,
+        _help(
+            "host[:port] under which every port of a sandbox has a host name of its own, {port}-{id}.{domain}; "
+            "needs a wildcard DNS entry. Names below localhost work always."
+        ),
+    ] = ""
     api_keys: Annotated[
         tuple[ApiKey, ...],
         _help("API keys, separated by commas in a variable or flag. None: one is made at the first start."),

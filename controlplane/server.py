@@ -139,6 +139,7 @@ def _api_settings(settings: Settings) -> ApiSettings:
     return ApiSettings(
         limits=settings.sandbox.limits,
         public_address=settings.server.public_address,
+        port_domain=settings.server.port_domain,
         open_metrics=settings.server.open_metrics,
         run_timeout_s=settings.sandbox.timeout_seconds or None,
     )

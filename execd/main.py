@@ -14,6 +14,7 @@ from execd.config import Config, parse
 from execd.dispatch import Dispatcher, Handler
 from execd.environment import Environment
 from execd.files.serve import Files
+from execd.forward import Forwarding
 from execd.kernel.serve import Contexts
 from execd.metrics import Meter
 from execd.ports import DEFAULT_PORT, VARIABLE, ProbePorts
@@ -44,7 +45,13 @@ async def _run(config: Config) -> None:
     contexts = Contexts(reaper, environment, config.kernels_dir)
     ports = ProbePorts()
     ports.keep(os.environ.get(VARIABLE, DEFAULT_PORT))
-    handlers = merge(processes.handlers(), Files(environment).handlers(), contexts.handlers(), Meter().handlers())
+    handlers = merge(
+        processes.handlers(),
+        Files(environment).handlers(),
+        contexts.handlers(),
+        Forwarding().handlers(),
+        Meter().handlers(),
+    )
     handlers[SandboxClaim] = ports.kept_by(handlers[SandboxClaim])
     gc.freeze()  # what has been made until here stays: no collection need look at it, or touch its pages
     serving = asyncio.ensure_future(serve_forever(config.socket_path, Dispatcher(handlers)))

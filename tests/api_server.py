@@ -12,6 +12,7 @@ import prometheus_client
 import uvicorn
 from msgspec.structs import replace
 
+from controlplane.api.addresses import base36
 from controlplane.api.app import ApiSettings, make_app
 from controlplane.credentials import Credentials, hash_key
 from controlplane.errors import Conflict, ImageMissing, InvalidRequest, NotFound, SandlotError
@@ -126,12 +127,18 @@ class Edge:
         self.url = f"http://{address}"
         self.sandboxes = sandboxes
         self.directory = directory
+        self.credentials = credentials
         self.token = credentials.sandbox_token(SANDBOX_ID)
         self.proxy = f"{self.url}/v1/sandboxes/{SANDBOX_ID}/proxy"
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Return a client with the API key, for the lifecycle API."""
         return httpx.AsyncClient(base_url=f"{self.url}/v1", headers={"OPEN-SANDBOX-API-KEY": API_KEY} | headers)
+
+    def sign(self, port: int, expires: int) -> tuple[str, str]:
+        """Return the time as addresses write it, and the signature, for a port of the sandbox."""
+        moment = base36(expires)
+        return moment, self.credentials.sign(SANDBOX_ID, str(port), moment)
 
     def execd(self) -> httpx.AsyncClient:
         """Return a client with the sandbox's token, for its execd endpoint."""
@@ -161,7 +168,7 @@ async def serving(
     )
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
+        app, lifespan="off", log_config=None, access_log=False, ws="websockets-sansio", timeout_graceful_shutdown=1
     )
     config.load()
     server = uvicorn.Server(config)

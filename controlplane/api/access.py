@@ -16,6 +16,8 @@ from controlplane.api.problems import unexpected
 log = structlog.get_logger()
 
 REQUEST_ID_HEADER = b"x-request-id"
+WEBSOCKET = "WEBSOCKET"  # in place of a method
+_BEGINNINGS = frozenset(("http.response.start", "websocket.http.response.start", "websocket.accept"))
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -31,7 +33,7 @@ class AccessLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope["headers"])
@@ -41,8 +43,8 @@ class AccessLog:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in _BEGINNINGS:
+                status = message.get("status", 101)
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, request_id.encode())]
             await send(message)
 
@@ -52,7 +54,7 @@ class AccessLog:
             log.debug("request.abandoned")
         except Exception:
             # The edge: a bug of ours is logged whole, and answered without its details.
-            log.exception("request.crashed", method=scope["method"], path=scope["path"])
+            log.exception("request.crashed", method=_method(scope), path=scope["path"])
             if not status:
                 await unexpected()(scope, receive, send_with_id)
             # Otherwise the answer has begun: leaving it incomplete makes the server drop the connection.
@@ -60,14 +62,19 @@ class AccessLog:
             self._log(scope, status, began)
 
     def _log(self, scope: Scope, status: int, began: float) -> None:
-        quiet = status < 400 and (scope["method"] in ("GET", "HEAD") or "/proxy/" in scope["path"])
+        method = _method(scope)
+        quiet = status < 400 and (method in ("GET", "HEAD", WEBSOCKET) or "/proxy/" in scope["path"])
         (log.debug if quiet else log.info)(
             "request",
-            method=scope["method"],
+            method=method,
             path=scope["path"],
             status=status,
             ms=round((time.perf_counter() - began) * 1000, 1),
         )
+
+
+def _method(scope: Scope) -> str:
+    return str(scope.get("method", WEBSOCKET))
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -12,10 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Lifespan
 
 from controlplane.api.access import AccessLog
+from controlplane.api.addresses import PortAddresses
 from controlplane.api.auth import Authentication, Checks
 from controlplane.api.code import Codes
 from controlplane.api.commands import Commands
@@ -25,6 +26,8 @@ from controlplane.api.files import Files
 from controlplane.api.health import Health
 from controlplane.api.lifecycle import EGRESS_PORT, EXECD_PORT, Lifecycle
 from controlplane.api.metrics import Meters
+from controlplane.api.ports import OPERATION as PORT_OPERATION
+from controlplane.api.ports import Ports
 from controlplane.api.problems import answer_error, answer_http_error, flat
 from controlplane.api.transfer import Transfers
 from controlplane.errors import SandlotError
@@ -42,6 +45,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the edge needs of the settings."""
 
     public_address: str = ""  # host[:port] for endpoints; empty: as the client called us
+    port_domain: str = ""  # host[:port] under which each port has a host name of its own; empty: localhost alone
     limits: Limits = Limits()  # of a sandbox that asks for none
     run_timeout_s: float | None = None  # of a command or run that names none
     open_metrics: bool = False  # Prometheus' /metrics needs no key
@@ -60,14 +64,21 @@ def make_app(
 ) -> ASGIApp:
     """Put the application together."""
     lifecycle = Lifecycle(
-        sandboxes, pauses, credentials, limits=settings.limits, public_address=settings.public_address
+        sandboxes,
+        pauses,
+        credentials,
+        limits=settings.limits,
+        public_address=settings.public_address,
+        port_domain=settings.port_domain,
     )
     egress = Egress(sandboxes)
     health = Health(relay, metrics_registry, is_ready)
+    ports = Ports(relay, credentials)
     routes = [
+        *_port_routes(f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}/proxy", ports),  # as the official agent has it
         _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}", _execd_routes(sandboxes, relay, health, settings)),
         _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EGRESS_PORT}", _egress_routes(egress)),
-        Route("/sandboxes/{sandbox_id}/proxy/{rest:path}", refuse(501, _PORTS), methods=ANY),
+        *_port_routes("/sandboxes/{sandbox_id}/proxy", ports),
         Route("/sandboxes", lifecycle.create, methods=["POST"], name="sandbox.create"),
         Route("/sandboxes", lifecycle.list, methods=["GET"], name="sandbox.list"),
         Route("/sandboxes/{sandbox_id}", lifecycle.get, methods=["GET"], name="sandbox.get"),
@@ -91,6 +102,7 @@ def make_app(
         routes=[_mount("/v1", routes), *routes],
         middleware=[
             Middleware(AccessLog),
+            Middleware(PortAddresses, domain=settings.port_domain),
             Middleware(Authentication, credentials, open_metrics=settings.open_metrics),
         ],
         exception_handlers={SandlotError: answer_error, HTTPException: answer_http_error},
@@ -146,8 +158,12 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
         Route("/pty/{rest:path}", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
         Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
         Route("/v1/filesystem/{rest:path}", refuse(400, "files by identity", "NOT_SUPPORTED"), methods=ANY),
-        Route("/proxy/{rest:path}", refuse(501, "forwarding ports", "NOT_SUPPORTED"), methods=ANY),
     ]
+
+
+def _port_routes(path: str, ports: Ports) -> list[BaseRoute]:
+    paths = (f"{path}/{{port}}", f"{path}/{{port}}/{{rest:path}}")
+    return [kind(each, ports, name=PORT_OPERATION) for each in paths for kind in (Route, WebSocketRoute)]
 
 
 def _egress_routes(egress: Egress) -> list[BaseRoute]:
@@ -159,9 +175,6 @@ def _egress_routes(egress: Egress) -> list[BaseRoute]:
         Route("/credential-vault", refuse(400, "the credential vault"), methods=["POST"]),
         Route("/credential-vault/{rest:path}", refuse(404, "the credential vault"), methods=ANY),
     ]
-
-
-_PORTS = "forwarding ports of a sandbox"
 
 
 def _lifecycle_refusals() -> list[BaseRoute]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
+from controlplane.api.addresses import Address, address_of
 from controlplane.api.problems import flat
 
 API_KEY_HEADER = b"open-sandbox-api-key"
@@ -22,7 +22,7 @@ TOKEN_HEADERS = frozenset(
 
 _OPEN_PATHS = re.compile(r"(?:/v1)?/(?:health|version)")
 _METRICS_PATHS = re.compile(r"(?:/v1)?/metrics")
-_ENDPOINT_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/proxy/.*", re.DOTALL)
+_ENDPOINT_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/proxy/([^/]+)(?:/.*)?", re.DOTALL)
 
 
 class Checks(Protocol):
@@ -33,6 +33,10 @@ class Checks(Protocol):
     def is_sandbox_token(self, sandbox_id: str, token: str) -> bool: ...
 
     def sandbox_token(self, sandbox_id: str) -> str: ...
+
+    def sign(self, sandbox_id: str, port: str, expires: str) -> str: ...
+
+    def is_signature(self, sandbox_id: str, port: str, expires: str, signature: str) -> bool: ...
 
 
 class Authentication:
@@ -51,8 +55,8 @@ class Authentication:
         secrets = list(_secrets(scope["headers"]))
         if self._opens_endpoint(scope, secrets) or any(map(self._credentials.is_api_key, secrets)):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await WebSocketClose(reason="API key missing or wrong")(scope, receive, send)
+        elif (address := address_of(scope)).signature:
+            await flat(401, "INVALID_API_KEY", f"this address {_why_not(address)}")(scope, receive, send)
         elif secrets:
             await flat(401, "INVALID_API_KEY", "the API key or token is wrong")(scope, receive, send)
         else:
@@ -65,7 +69,17 @@ class Authentication:
 
     def _opens_endpoint(self, scope: Scope, secrets: list[str]) -> bool:
         match = _ENDPOINT_PATHS.fullmatch(scope["path"])
-        return match is not None and any(self._credentials.is_sandbox_token(match[1], secret) for secret in secrets)
+        if match is None:
+            return False
+        address = address_of(scope)
+        if address.signature:
+            is_signed = self._credentials.is_signature(match[1], match[2], address.expires, address.signature)
+            return is_signed and not address.is_expired
+        return any(self._credentials.is_sandbox_token(match[1], secret) for secret in secrets)
+
+
+def _why_not(address: Address) -> str:
+    return "has expired; ask for another one" if address.is_expired else "is not signed by this server"
 
 
 def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[str]:

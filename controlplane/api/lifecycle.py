@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.addresses import base36
 from controlplane.api.admission import MAX_ENTRIES, admit, check_metadata
 from controlplane.api.auth import EGRESS_TOKEN_HEADER, EXECD_TOKEN_HEADER, PORT_TOKEN_HEADER, Checks
 from controlplane.api.schema import (
@@ -22,6 +24,7 @@ from controlplane.api.schema import (
     flag,
     integer,
     json_answer,
+    port_number,
     read_body,
     read_json,
     view,
@@ -38,6 +41,7 @@ EGRESS_PORT = 18080
 DEFAULT_PAGE_SIZE = 20
 MAX_PAGE_SIZE = 200
 MAX_EVENT_BYTES = 64 * 1024
+LATEST = 1 << 40  # Unix time, s: beyond any calendar
 
 _INVALID = "request.invalid"
 _TOKEN_HEADERS = {EXECD_PORT: EXECD_TOKEN_HEADER, EGRESS_PORT: EGRESS_TOKEN_HEADER}
@@ -45,16 +49,24 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5
 
 
 class Lifecycle:
-    """The endpoints. *public_address* is put into endpoints; empty: the address that the client used."""
+    """The endpoints. For *public_address* and *port_domain* see `ApiSettings`."""
 
     def __init__(
-        self, sandboxes: Sandboxes, pauses: Pauses, credentials: Checks, *, limits: Limits, public_address: str
+        self,
+        sandboxes: Sandboxes,
+        pauses: Pauses,
+        credentials: Checks,
+        *,
+        limits: Limits,
+        public_address: str,
+        port_domain: str,
     ) -> None:
         self._sandboxes = sandboxes
         self._pauses = pauses
         self._credentials = credentials
         self._limits = limits
         self._public_address = public_address
+        self._port_domain = port_domain
 
     async def create(self, request: Request) -> Response:
         """POST /sandboxes: 202, and it runs already."""
@@ -117,19 +129,23 @@ class Lifecycle:
         return json_answer(Renewal(sandbox.expires_at or moment))
 
     async def endpoint(self, request: Request) -> Response:
-        """GET /sandboxes/{id}/endpoints/{port}: always this server, whatever `use_server_proxy` says."""
+        """GET /sandboxes/{id}/endpoints/{port}: always this server.
+
+        By a host name of its own where there is a domain for that, unless `use_server_proxy` asks for the path. With
+        `expires` (Unix time, s) the address is signed: it needs no header, and works until then.
+        """
         sandbox = self._find(request)
-        port = _port(request.path_params["port"])
-        flag(request, "use_server_proxy", code=_INVALID)
+        port = port_number(request.path_params["port"])
+        by_path = flag(request, "use_server_proxy", code=_INVALID)
         if request.query_params.get("expires"):
-            raise InvalidRequest("expires: signed endpoints are not supported", code="sandbox.unsupported")
+            if by_path:
+                raise InvalidRequest("expires: not together with use_server_proxy")
+            return json_answer(EndpointView(self._signed(request, sandbox.id, port)))
         token = self._credentials.sandbox_token(sandbox.id)
-        return json_answer(
-            EndpointView(
-                f"{self._address(request)}/v1/sandboxes/{sandbox.id}/proxy/{port}",
-                {_TOKEN_HEADERS.get(port, PORT_TOKEN_HEADER): token},
-            )
-        )
+        headers = {_TOKEN_HEADERS.get(port, PORT_TOKEN_HEADER): token}
+        if self._port_domain and not by_path and port not in _TOKEN_HEADERS:
+            return json_answer(EndpointView(f"{port}-{sandbox.id}.{self._port_domain}", headers))
+        return json_answer(EndpointView(f"{self._address(request)}/v1/sandboxes/{sandbox.id}/proxy/{port}", headers))
 
     async def report(self, request: Request) -> Response:
         """POST /metrics/events: what the SDKs measured at their end. Nobody here needs it."""
@@ -141,6 +157,16 @@ class Lifecycle:
     def _find(self, request: Request) -> Sandbox:
         return self._sandboxes.get(request.path_params["sandbox_id"])
 
+    def _signed(self, request: Request, sandbox_id: str, port: int) -> str:
+        moment = integer(request, "expires", least=1, most=LATEST, code=_INVALID) or 0
+        if moment <= time.time():
+            raise InvalidRequest("expires: must be Unix time in seconds, and in the future")
+        expires = base36(moment)
+        signature = self._credentials.sign(sandbox_id, str(port), expires)
+        if self._port_domain:
+            return f"{port}-{sandbox_id}-{expires}-{signature}.{self._port_domain}"
+        return f"{self._address(request)}/v1/sandboxes/{sandbox_id}/signed/{port}/{expires}/{signature}"
+
     def _address(self, request: Request) -> str:
         if self._public_address:
             return self._public_address
@@ -149,12 +175,6 @@ class Lifecycle:
             return host
         name, port = request.scope.get("server") or ("localhost", None)
         return f"{name}:{port}" if port else name
-
-
-def _port(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535:
-        return int(text)
-    raise InvalidRequest("port: must be a number from 1 to 65535", code="endpoint.invalid_port")
 
 
 def _state(text: str) -> State:

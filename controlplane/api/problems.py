@@ -69,6 +69,7 @@ BY_CODE: dict[str, Problem] = {
     "sandbox.invalid_metadata": Problem(400, "SANDBOX::INVALID_METADATA_LABEL"),
     "sandbox.unsupported": Problem(400, "SANDBOX::API_NOT_SUPPORTED"),
     "endpoint.invalid_port": Problem(400, "DOCKER::INVALID_PORT"),
+    "port.response": Problem(502, "BACKEND_RESPONSE_FAILED"),
     "request.body": Problem(400, "INVALID_REQUEST_BODY"),
     "request.query": Problem(400, "MISSING_QUERY"),
     "upload.metadata": Problem(400, "INVALID_FILE_METADATA"),
@@ -102,6 +103,9 @@ BY_AGENT_CODE: dict[str, Problem] = {
     "context.not_forkable": Problem(409, "CONTEXT_NOT_FORKABLE"),
     "context.no_answer": Problem(504, "CONTEXT_BUSY"),
     "context.no_input": Problem(409, "CONTEXT_WAITS_FOR_NO_INPUT"),
+    "port.refused": Problem(502, "BACKEND_CONNECTION_FAILED"),
+    "port.timeout": Problem(504, "BACKEND_TIMEOUT"),
+    "port.failed": Problem(502, "BACKEND_RESPONSE_FAILED"),
     "internal": Problem(500, "RUNTIME_ERROR"),
 }
 
@@ -186,9 +190,13 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for SandlotError."""
     if not isinstance(error, SandlotError):
         raise error
+    return error_answer(error, getattr(request.scope.get("route"), "name", None) or "")
+
+
+def error_answer(error: SandlotError, operation: str) -> Response:
+    """Return the response to an error of an operation (the name of its route)."""
     problem = problem_of(error)
-    route = request.scope.get("route")
-    status = documented_status(getattr(route, "name", None) or "", error, problem.status)
+    status = documented_status(operation, error, problem.status)
     if problem.status >= 500:
         log.warning("request.failed", code=error.code, error=error.message, **error.fields)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityExhausted) else None

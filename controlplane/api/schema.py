@@ -133,7 +133,7 @@ class EndpointView(Wire, frozen=True):
     """Where a port of a sandbox is to be reached, and the headers that every request there must carry."""
 
     endpoint: str
-    headers: dict[str, str]
+    headers: dict[str, str] = {}
 
 
 def view(sandbox: Sandbox, *, with_image: bool = True) -> SandboxView:
@@ -362,6 +362,13 @@ def integer(
         limit = f"at least {least}" if most > 2**31 else f"from {least} to {most}"
         raise InvalidRequest(f"query parameter {name!r} must be a whole number, {limit}", code=code)
     return int(text)
+
+
+def port_number(text: str) -> int:
+    """Read a TCP port of a path. Raises InvalidRequest."""
+    if text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535:
+        return int(text)
+    raise InvalidRequest("port: must be a number from 1 to 65535", code="endpoint.invalid_port")
 
 
 def flag(request: Request, name: str, *, code: str = "request.query") -> bool:

@@ -33,6 +33,7 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     context.complete   context.completion                                              END
     context.inspect    context.inspection                                              END
     context.run        (data | context.result | context.error | context.prompt)*, context.done  END
+    port.connect       done; then data(INPUT)* END to, and data(STDOUT)* from it       END
     metrics.read       metrics                                                         END
 """
 
@@ -445,6 +446,16 @@ class ContextDone(Struct, tag="context.done", frozen=True):
     limits_hit: tuple[str, ...] = ()  # memory, pids: the sandbox ran into them while this ran
 
 
+# -- ports ----------------------------------------
+
+
+class PortConnect(Struct, tag="port.connect", frozen=True):
+    """Connect to a service on the loopback of the sandbox. After `done` the stream is that TCP connection, both ways;
+    END is its end in one direction."""
+
+    port: int
+
+
 # -- the rest ----------------------------------------
 
 
@@ -494,6 +505,7 @@ Request = (
     | ContextComplete
     | ContextInspect
     | ContextRun
+    | PortConnect
     | MetricsRead
 )
 Reply = (

@@ -62,6 +62,10 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.errors", "controlplane.lifecycle", "controlplane.link", "controlplane.sandbox", "execd.wire"),
         *("msgspec", "prometheus_client", "python_multipart", "starlette", "structlog"),
     },
+    "controlplane.api.ports": {
+        *("controlplane.api", "controlplane.errors", "controlplane.link", "execd.wire"),
+        *("h11", "starlette", "structlog", "websockets"),
+    },
     # The composition root and the two commands beside it.
     "controlplane.composition": {"controlplane", "msgspec"},
     "controlplane.server": {"controlplane", "msgspec", "structlog", "uvicorn"},

@@ -1,0 +1,94 @@
+"""Ports of the sandbox, reached from outside: a stream of the link is a TCP connection to a service on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+from execd.dispatch import Handler
+from execd.errors import ExecdError
+from execd.wire.aio import Data, Stream, StreamClosed, StreamLost, StreamReset
+from execd.wire.frames import MAX_PAYLOAD_BYTES, Channel
+from execd.wire.messages import Done, PortConnect, Request
+
+# A service whose queue is full does not answer at all; one that lives does so at once.
+CONNECT_TIMEOUT_S = 10.0
+# Some listen on one of them only: `localhost` is either.
+ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+class Forwarding:
+    """The handler. Each stream has a connection of its own."""
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """Return what serves each request."""
+        return {PortConnect: self.connect}
+
+    async def connect(self, stream: Stream, request: PortConnect) -> None:
+        """Carry bytes both ways until both sides have ended, or one broke. Cancelled, the connection is closed."""
+        connection = await _connect(request.port)
+        with contextlib.closing(connection):
+            await stream.send(Done())
+            feeding = asyncio.ensure_future(_feed(stream, connection))
+            try:
+                await _carry(connection, stream)
+                stream.end()
+                await feeding  # also what nobody reads any more is taken, else the client would wait for credit
+            finally:
+                feeding.cancel()
+
+
+async def _connect(port: int) -> socket.socket:
+    if not 1 <= port <= 65535:
+        raise ExecdError("request.invalid", f"{port} is no port")
+    for family, address in ADDRESSES:
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:  # no descriptors left, or a kernel without IPv6
+            failure = error
+            continue
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        except TimeoutError:
+            connection.close()
+            raise ExecdError("port.timeout", f"port {port} of the sandbox does not accept connections") from None
+        except OSError as error:
+            connection.close()
+            failure = error
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+    if isinstance(failure, ConnectionRefusedError) or family == socket.AF_INET6:
+        raise ExecdError("port.refused", f"nothing listens on port {port} of the sandbox")
+    raise ExecdError("port.failed", f"port {port} of the sandbox: {failure.strerror}")
+
+
+async def _carry(connection: socket.socket, stream: Stream) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            data = await loop.sock_recv(connection, MAX_PAYLOAD_BYTES)
+        except OSError as error:
+            raise ExecdError("port.failed", f"the service broke the connection: {error.strerror}") from error
+        if not data:
+            return
+        await stream.write(data, Channel.STDOUT)
+
+
+async def _feed(stream: Stream, connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    is_broken = False
+    with contextlib.suppress(StreamReset, StreamLost, StreamClosed):  # our handler hears of it as well
+        while (item := await stream.receive()) is not None:
+            if isinstance(item, Data) and not is_broken:
+                try:
+                    await loop.sock_sendall(connection, item.data)
+                except OSError:
+                    is_broken = True  # what it says of that is for the client to read
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)

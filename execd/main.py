@@ -16,6 +16,7 @@ from execd.environment import Environment
 from execd.files.serve import Files
 from execd.forward import Forwarding
 from execd.kernel.serve import Contexts
+from execd.kernel.session import Sessions
 from execd.metrics import Meter
 from execd.ports import DEFAULT_PORT, VARIABLE, ProbePorts
 from execd.process.reap import Reaper
@@ -43,12 +44,14 @@ async def _run(config: Config) -> None:
     environment = Environment(os.environ, os.getcwd())
     processes = Processes(reaper, environment)
     contexts = Contexts(reaper, environment, config.kernels_dir)
+    sessions = Sessions(reaper, environment)
     ports = ProbePorts()
     ports.keep(os.environ.get(VARIABLE, DEFAULT_PORT))
     handlers = merge(
         processes.handlers(),
         Files(environment).handlers(),
         contexts.handlers(),
+        sessions.handlers(),
         Forwarding().handlers(),
         Meter().handlers(),
     )
@@ -56,7 +59,7 @@ async def _run(config: Config) -> None:
     gc.freeze()  # what has been made until here stays: no collection need look at it, or touch its pages
     serving = asyncio.ensure_future(serve_forever(config.socket_path, Dispatcher(handlers)))
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.gather(processes.table.shutdown(), contexts.table.shutdown())
+    await asyncio.gather(processes.table.shutdown(), contexts.table.shutdown(), sessions.table.shutdown())
     serving.cancel()  # only now: the control plane hears how its processes ended
     await asyncio.wait([serving])
     ports.close()

@@ -29,6 +29,7 @@ from controlplane.api.metrics import Meters
 from controlplane.api.ports import OPERATION as PORT_OPERATION
 from controlplane.api.ports import Ports
 from controlplane.api.problems import answer_error, answer_http_error, flat
+from controlplane.api.sessions import Sessions
 from controlplane.api.transfer import Transfers
 from controlplane.errors import SandlotError
 from controlplane.sandbox import Limits
@@ -114,7 +115,8 @@ def make_app(
 
 def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: ApiSettings) -> list[BaseRoute]:
     """The execd contract, at port 44772 of a sandbox. Those that are asked for most come first."""
-    commands = Commands(relay, settings.run_timeout_s)
+    sessions = Sessions(relay, settings.run_timeout_s)
+    commands = Commands(relay, sessions, settings.run_timeout_s)
     codes = Codes(relay, settings.run_timeout_s)
     contexts = LiveContexts(relay)
     files = Files(relay)
@@ -138,6 +140,9 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
         Route("/code/contexts/{context_id}/restart", contexts.restart, methods=["POST"], name="context.restart"),
         Route("/code/contexts/{context_id}/complete", contexts.complete, methods=["POST"], name="context.complete"),
         Route("/code/contexts/{context_id}/inspect", contexts.inspect, methods=["POST"], name="context.inspect"),
+        Route("/session", sessions.create, methods=["POST"], name="session.create"),
+        Route("/session/{session_id}/run", sessions.run, methods=["POST"], name="session.run"),
+        Route("/session/{session_id}", sessions.delete, methods=["DELETE"], name="session.delete"),
         Route("/files/upload", transfers.upload, methods=["POST"], name="file.upload"),
         Route("/files/download", transfers.download, methods=["GET"], name="file.download"),
         Route("/files/info", files.info, methods=["GET"], name="file.info"),
@@ -152,8 +157,6 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
         Route("/metrics", meters.read, methods=["GET"], name="metrics.read"),
         Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
         # Part of the contract, and not served yet.
-        Route("/session", refuse(400, "bash sessions", "NOT_SUPPORTED"), methods=ANY),
-        Route("/session/{rest:path}", refuse(400, "bash sessions", "NOT_SUPPORTED"), methods=ANY),
         Route("/pty", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
         Route("/pty/{rest:path}", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
         Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),

@@ -313,6 +313,8 @@ def _end_events(done: ContextDone, *, failed: bool, timeout_s: float | None) -> 
             events = sse.error_event("ContextDied", done.message or "the interpreter ended during the run")
         case "interrupted" if not failed:
             events = sse.error_event("KeyboardInterrupt", done.message or "the run was interrupted")
+        case "error" if not failed and done.exit_code:  # a shell
+            events = sse.error_event(sse.COMMAND_ERROR, str(done.exit_code), [f"exit status {done.exit_code}"])
         case "error" if not failed:
             events = sse.error_event("Error", done.message or "the run failed")
     return events + sse.complete_event(done.wall_s, receipt_of(done))

@@ -36,11 +36,11 @@ from execd.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from controlplane.api.sessions import Sessions
     from controlplane.link.relay import Relay
 
 # What an interrupted command is given to end by itself before it is killed.
 INTERRUPT_GRACE_S = 2.0
-ERROR_NAME = "CommandExecError"
 # What shells say of a command that could not be started; the SDKs read exit codes from nowhere else.
 NOT_STARTED = "127"
 
@@ -48,8 +48,9 @@ NOT_STARTED = "127"
 class Commands:
     """The endpoints. `timeout_s` limits commands that set no limit of their own; None leaves them free."""
 
-    def __init__(self, relay: Relay, timeout_s: float | None) -> None:
+    def __init__(self, relay: Relay, sessions: Sessions, timeout_s: float | None) -> None:
         self._relay = relay
+        self._sessions = sessions
         self._timeout_s = timeout_s
 
     async def run(self, request: Request) -> Response | StreamResponse:
@@ -61,9 +62,12 @@ class Commands:
         return sse.event_stream(pump, close=stream.close)
 
     async def interrupt(self, request: Request) -> Response:
-        """DELETE /command?id=: end it, gently first."""
-        message = ProcessSignal(id=required(request, "id"), signal=signal.SIGTERM, kill_after_s=INTERRUPT_GRACE_S)
-        await self._relay.call(request.path_params["sandbox_id"], message, Done)
+        """DELETE /command?id=: end it, gently first. The id may also be of a run in a session, which stays."""
+        sandbox_id, command_id = request.path_params["sandbox_id"], required(request, "id")
+        if await self._sessions.interrupt(sandbox_id, command_id):
+            return Response()
+        message = ProcessSignal(id=command_id, signal=signal.SIGTERM, kill_after_s=INTERRUPT_GRACE_S)
+        await self._relay.call(sandbox_id, message, Done)
         return Response()
 
     async def status(self, request: Request) -> Response:
@@ -152,7 +156,7 @@ def _end_event(exited: ProcessExited, timeout_s: float | None) -> bytes:
     receipt = receipt_of(exited)
     if exited.exit_code == 0 and exited.cause == "exit":
         return sse.complete_event(exited.wall_s, receipt)
-    return sse.error_event(ERROR_NAME, str(exited.exit_code), [describe(exited, timeout_s)], receipt)
+    return sse.error_event(sse.COMMAND_ERROR, str(exited.exit_code), [describe(exited, timeout_s)], receipt)
 
 
 def describe(exited: ProcessExited, timeout_s: float | None = None) -> str:
@@ -182,7 +186,7 @@ def _signal_name(number: int) -> str:
 def failure_event(error: SandlotError) -> bytes:
     """Return the event for a command that broke instead of ending."""
     if isinstance(error, AgentError) and error.code == "process.spawn_failed":
-        return sse.error_event(ERROR_NAME, NOT_STARTED, [error.message])
+        return sse.error_event(sse.COMMAND_ERROR, NOT_STARTED, [error.message])
     return sse.error_event(type(error).__name__, error.message, [f"{error.code}: {error.message}"])
 
 

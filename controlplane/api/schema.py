@@ -236,6 +236,26 @@ def receipt_of(done: ContextDone | ProcessExited) -> Receipt:
     )
 
 
+class OpenSessionRequest(msgspec.Struct, frozen=True):
+    """The body of POST /session, which may be left out."""
+
+    cwd: str | None = None
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """The answer to it."""
+
+    session_id: str
+
+
+class RunInSessionRequest(msgspec.Struct, frozen=True):
+    """The body of POST /session/{id}/run."""
+
+    command: str
+    cwd: str | None = None
+    timeout: NonNegative | None = None  # ms; 0 is none
+
+
 class OpenContextRequest(msgspec.Struct, frozen=True):
     """The body of POST /code/context. `cwd` is ours."""
 

@@ -22,6 +22,7 @@ from execd.wire.frames import Channel
 from execd.wire.messages import Reply
 
 PING_INTERVAL_S = 3.0
+COMMAND_ERROR = "CommandExecError"  # the name by which clients know that the value is an exit code
 # Output that is there already is joined up to so many bytes before it is written.
 MAX_BATCH_BYTES = 64 * 1024
 

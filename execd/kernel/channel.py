@@ -76,6 +76,7 @@ class RunDone(RunnerMessage, tag="done", frozen=True):
     id: int
     status: str
     count: int = 0
+    exit_code: int = 0
 
 
 class InputRequest(RunnerMessage, tag="input_request", frozen=True):

@@ -259,7 +259,7 @@ class Kernel:
                 cause = "timeout"
             elif run.interrupted and cause == "error":
                 cause = "interrupted"
-            await run.finish(receipt(cause, execution_count=done.count))
+            await run.finish(receipt(cause, execution_count=done.count, exit_code=done.exit_code))
         except _Gone as gone:
             await self._drain(run)
             died_of, exit_code = self._died_of()

@@ -40,6 +40,12 @@ class Languages:
         self._names = {name: one for one in manifests.values() for name in (one.language, *one.aliases)}
         self.problems = problems  # language, or file name without suffix where that is unknown → what is wrong
 
+    def with_builtin(self, manifest: Manifest) -> Languages:
+        """Return these, and one more that execd brings itself, unless the image declares that language."""
+        if manifest.language in self._names or manifest.language in self.problems:
+            return self
+        return Languages({**self._manifests, manifest.language: manifest}, self.problems)
+
     @property
     def manifests(self) -> list[Manifest]:
         """All that are right."""

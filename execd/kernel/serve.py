@@ -11,6 +11,7 @@ from execd.kernel.channel import Completion, Inspection
 from execd.kernel.kernel import Kernel
 from execd.kernel.manifest import load
 from execd.kernel.question import expect
+from execd.kernel.session import BASH
 from execd.kernel.table import ContextTable
 from execd.process.reap import Reaper
 from execd.wire.aio import Stream
@@ -37,7 +38,7 @@ class Contexts:
     """Serves contexts in the languages that the manifests of *kernels_dir* declare. Make it in the event loop."""
 
     def __init__(self, reaper: Reaper, environment: Environment, kernels_dir: str) -> None:
-        self.table = ContextTable(reaper, environment, load(kernels_dir))
+        self.table = ContextTable(reaper, environment, load(kernels_dir).with_builtin(BASH))
         self._closing: set[asyncio.Future[None]] = set()
 
     def handlers(self) -> dict[type[Request], Handler]:

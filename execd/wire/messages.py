@@ -33,6 +33,10 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     context.complete   context.completion                                              END
     context.inspect    context.inspection                                              END
     context.run        (data | context.result | context.error | context.prompt)*, context.done  END
+    session.open       done                                                            END
+    session.run        done, (data | context.error)*, context.done                     END
+    session.interrupt  done                                                            END
+    session.close      done                                                            END
     port.connect       done; then data(INPUT)* END to, and data(STDOUT)* from it       END
     metrics.read       metrics                                                         END
 """
@@ -439,11 +443,45 @@ class ContextDone(Struct, tag="context.done", frozen=True):
     wall_s: float = 0.0
     message: str = ""  # why it died
     died_of: str = ""  # exit | signal | oom | killed | protocol
-    exit_code: int = 0  # of a context that died; 128 + signal number when a signal ended it
+    exit_code: int = 0  # of a context that died, or of code in a shell; 128 + signal number when a signal ended it
     cpu_s: float = 0.0  # of its process and of the children that it waited for
     peak_memory_bytes: int = 0  # of its process, during this run
     output_bytes: int = 0
     limits_hit: tuple[str, ...] = ()  # memory, pids: the sandbox ran into them while this ran
+
+
+# -- sessions ----------------------------------------
+
+
+class SessionOpen(Struct, tag="session.open", frozen=True):
+    """Start a session: a live bash."""
+
+    id: str  # made by the control plane, unique among the sandbox's sessions
+    cwd: str = ""  # "" is the sandbox's; `~` and `$NAME` are expanded
+
+
+class SessionRun(Struct, tag="session.run", frozen=True):
+    """Run code in a session; runs queue in order. A reset of the stream interrupts or unqueues it.
+
+    `done` says that it is there; a shell that ended with its last run is begun anew.
+    """
+
+    id: str
+    code: str
+    cwd: str = ""  # go there first, and stay; "" is where the last run went
+    timeout_s: float | None = None
+
+
+class SessionInterrupt(Struct, tag="session.interrupt", frozen=True):
+    """Interrupt the present run; the shell stays."""
+
+    id: str
+
+
+class SessionClose(Struct, tag="session.close", frozen=True):
+    """End a session with all it runs."""
+
+    id: str
 
 
 # -- ports ----------------------------------------
@@ -505,6 +543,10 @@ Request = (
     | ContextComplete
     | ContextInspect
     | ContextRun
+    | SessionOpen
+    | SessionRun
+    | SessionInterrupt
+    | SessionClose
     | PortConnect
     | MetricsRead
 )

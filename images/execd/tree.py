@@ -140,6 +140,10 @@ def copy_modules(modules: dict[str, str], packages: Path, target: Path) -> None:
         compiled.parent.mkdir(parents=True, exist_ok=True)
         py_compile.compile(str(source), str(compiled), str(relative), doraise=True, optimize=2)
     (library / "lib-dynload").mkdir(parents=True, exist_ok=True)
+    for script in packages.rglob("execd/**/*.bash"):
+        copy = library / script.relative_to(packages)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(script, copy)
 
 
 def copy_binaries(target: Path) -> None:

@@ -10,6 +10,7 @@ ExecdError carries a stable `code`; the stream is reset with it.
     context.not_found          context.unsupported       context.start_failed   context.duplicate
     context.too_many           context.not_forkable     context.no_answer       context.no_input
     session.not_found
+    pty.not_found              pty.attached             pty.taken               pty.too_many
     port.refused               port.timeout             port.failed
     internal                   a bug in execd
 """

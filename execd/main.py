@@ -21,6 +21,7 @@ from execd.metrics import Meter
 from execd.ports import DEFAULT_PORT, VARIABLE, ProbePorts
 from execd.process.reap import Reaper
 from execd.process.serve import Processes
+from execd.pty import Terminals
 from execd.server import serve_forever
 from execd.wire.messages import Request, SandboxClaim
 
@@ -45,6 +46,7 @@ async def _run(config: Config) -> None:
     processes = Processes(reaper, environment)
     contexts = Contexts(reaper, environment, config.kernels_dir)
     sessions = Sessions(reaper, environment)
+    terminals = Terminals(reaper, environment)
     ports = ProbePorts()
     ports.keep(os.environ.get(VARIABLE, DEFAULT_PORT))
     handlers = merge(
@@ -52,6 +54,7 @@ async def _run(config: Config) -> None:
         Files(environment).handlers(),
         contexts.handlers(),
         sessions.handlers(),
+        terminals.handlers(),
         Forwarding().handlers(),
         Meter().handlers(),
     )
@@ -59,6 +62,7 @@ async def _run(config: Config) -> None:
     gc.freeze()  # what has been made until here stays: no collection need look at it, or touch its pages
     serving = asyncio.ensure_future(serve_forever(config.socket_path, Dispatcher(handlers)))
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+    terminals.shutdown()
     await asyncio.gather(processes.table.shutdown(), contexts.table.shutdown(), sessions.table.shutdown())
     serving.cancel()  # only now: the control plane hears how its processes ended
     await asyncio.wait([serving])

@@ -30,6 +30,7 @@ from controlplane.api.ports import OPERATION as PORT_OPERATION
 from controlplane.api.ports import Ports
 from controlplane.api.problems import answer_error, answer_http_error, flat
 from controlplane.api.sessions import Sessions
+from controlplane.api.terminals import Terminals
 from controlplane.api.transfer import Transfers
 from controlplane.errors import SandlotError
 from controlplane.sandbox import Limits
@@ -117,6 +118,7 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
     """The execd contract, at port 44772 of a sandbox. Those that are asked for most come first."""
     sessions = Sessions(relay, settings.run_timeout_s)
     commands = Commands(relay, sessions, settings.run_timeout_s)
+    terminals = Terminals(relay)
     codes = Codes(relay, settings.run_timeout_s)
     contexts = LiveContexts(relay)
     files = Files(relay)
@@ -143,6 +145,11 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
         Route("/session", sessions.create, methods=["POST"], name="session.create"),
         Route("/session/{session_id}/run", sessions.run, methods=["POST"], name="session.run"),
         Route("/session/{session_id}", sessions.delete, methods=["DELETE"], name="session.delete"),
+        Route("/pty", terminals.create, methods=["POST"], name="pty.create"),
+        Route("/pty", terminals.list, methods=["GET"], name="pty.list"),
+        Route("/pty/{pty_id}", terminals.get, methods=["GET"], name="pty.get"),
+        Route("/pty/{pty_id}", terminals.delete, methods=["DELETE"], name="pty.delete"),
+        WebSocketRoute("/pty/{pty_id}/ws", terminals.attach, name="pty.attach"),
         Route("/files/upload", transfers.upload, methods=["POST"], name="file.upload"),
         Route("/files/download", transfers.download, methods=["GET"], name="file.download"),
         Route("/files/info", files.info, methods=["GET"], name="file.info"),
@@ -157,8 +164,6 @@ def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: 
         Route("/metrics", meters.read, methods=["GET"], name="metrics.read"),
         Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
         # Part of the contract, and not served yet.
-        Route("/pty", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
-        Route("/pty/{rest:path}", refuse(501, "terminals", "NOT_SUPPORTED"), methods=ANY),
         Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
         Route("/v1/filesystem/{rest:path}", refuse(400, "files by identity", "NOT_SUPPORTED"), methods=ANY),
     ]

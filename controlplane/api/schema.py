@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from controlplane.errors import InvalidRequest
@@ -236,6 +236,26 @@ def receipt_of(done: ContextDone | ProcessExited) -> Receipt:
     )
 
 
+class OpenTerminalRequest(msgspec.Struct, frozen=True):
+    """The body of POST /pty, which may be left out. Beyond `cwd` and `command` it is ours."""
+
+    cwd: str | None = None
+    command: str | None = None
+    envs: dict[str, str | None] | None = None
+    uid: NonNegative | None = None
+    gid: NonNegative | None = None
+    cols: NonNegative = 80
+    rows: NonNegative = 24
+
+
+class TerminalView(msgspec.Struct, frozen=True):
+    """A terminal."""
+
+    session_id: str
+    running: bool
+    output_offset: int  # after the last byte of its output so far
+
+
 class OpenSessionRequest(msgspec.Struct, frozen=True):
     """The body of POST /session, which may be left out."""
 
@@ -372,7 +392,7 @@ def required(request: Request, name: str) -> str:
 
 
 def integer(
-    request: Request, name: str, *, least: int = 0, most: int = 2**63 - 1, code: str = "request.query"
+    request: HTTPConnection, name: str, *, least: int = 0, most: int = 2**63 - 1, code: str = "request.query"
 ) -> int | None:
     """Return a query parameter as a number; None when it is not given. Raises InvalidRequest."""
     text = request.query_params.get(name)
@@ -391,7 +411,7 @@ def port_number(text: str) -> int:
     raise InvalidRequest("port: must be a number from 1 to 65535", code="endpoint.invalid_port")
 
 
-def flag(request: Request, name: str, *, code: str = "request.query") -> bool:
+def flag(request: HTTPConnection, name: str, *, code: str = "request.query") -> bool:
     """Return a query parameter that is true or false, false when it is not given. Raises InvalidRequest."""
     match request.query_params.get(name, "").lower():
         case "true" | "1":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
+import termios
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,6 +42,7 @@ def spawn(
     stderr: int = PIPE,
     pass_fds: Iterable[int] = (),
     executable: str | None = None,
+    is_terminal: bool = False,
 ) -> Child:
     """Execute *argv* in a session and process group of its own, with no descriptors but those named here.
 
@@ -50,6 +53,7 @@ def spawn(
         stdin: PIPE, NULL or a descriptor; stdout likewise; stderr likewise or MERGED.
         pass_fds: descriptors that it inherits, under the same numbers.
         executable: the program's path, where argv[0] is not it. A name without a slash is looked up in its PATH.
+        is_terminal: stdin is a terminal, and becomes the controlling one of the session.
 
     Raises:
         ExecdError: `request.invalid` for an argument that cannot be, else `process.spawn_failed`.
@@ -62,7 +66,7 @@ def spawn(
         stdin_end, stdin = _pipe(stdin, ours, theirs, child_reads=True)
         stdout_end, stdout = _pipe(stdout, ours, theirs)
         stderr_end, stderr = _pipe(stderr, ours, theirs)
-        pid = _execute(argv, launch, (stdin, stdout, stderr), pass_fds, executable)
+        pid = _execute(argv, launch, (stdin, stdout, stderr), pass_fds, executable, is_terminal=is_terminal)
     except OSError as error:
         _close(ours)
         raise ExecdError("process.spawn_failed", _explain(error, argv[0], launch)) from error
@@ -109,6 +113,8 @@ def _execute(
     stdio: tuple[int, int, int],
     pass_fds: Iterable[int],
     executable: str | None,
+    *,
+    is_terminal: bool,
 ) -> int:
     identity = launch.identity
     with RaisedScore():
@@ -125,9 +131,15 @@ def _execute(
             user=identity.uid if identity else None,
             group=identity.gid if identity else None,
             extra_groups=identity.groups if identity else None,
+            preexec_fn=_take_terminal if is_terminal else None,  # noqa: PLW1509 - one system call, no lock
         )
     popen.returncode = 0  # we reap: it must neither wait nor warn when it is collected
     return popen.pid
+
+
+def _take_terminal() -> None:
+    # In the new process, which leads its session already and has the terminal as its stdin.
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _pipe(wish: int, ours: list[int], theirs: list[int], *, child_reads: bool = False) -> tuple[int, int]:

@@ -37,6 +37,12 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     session.run        done, (data | context.error)*, context.done                     END
     session.interrupt  done                                                            END
     session.close      done                                                            END
+    pty.open           done                                                            END
+    pty.attach         pty.state, data(STDOUT, STDERR)*, process.exited; data(INPUT)* to it  END
+    pty.resize         done                                                            END
+    pty.signal         done                                                            END
+    pty.list           pty.state*                                                      END
+    pty.close          done                                                            END
     port.connect       done; then data(INPUT)* END to, and data(STDOUT)* from it       END
     metrics.read       metrics                                                         END
 """
@@ -484,6 +490,73 @@ class SessionClose(Struct, tag="session.close", frozen=True):
     id: str
 
 
+# -- terminals ----------------------------------------
+
+
+class PtyOpen(Struct, tag="pty.open", frozen=True):
+    """Make a terminal. Its program starts when somebody attaches: `command` in a shell, or else the shell itself."""
+
+    id: str  # made by the control plane, unique among the sandbox's terminals
+    command: str = ""
+    env: dict[str, str] = {}
+    cwd: str = ""  # "" is the sandbox's; `~` and `$NAME` are expanded
+    uid: int | None = None
+    gid: int | None = None
+    cols: int = 80
+    rows: int = 24
+
+
+class PtyAttach(Struct, tag="pty.attach", frozen=True):
+    """Be the client of a terminal: what is kept of its output from `since` on, then what comes, up to its end.
+
+    data(INPUT) is what is typed. The loss of this stream leaves the terminal as it is. With another client there,
+    `takeover` resets that one's stream with `pty.taken`; without, the answer is `pty.attached`.
+    """
+
+    id: str
+    since: int = 0
+    takeover: bool = False
+    pipes: bool = False  # when this starts the program: no PTY, and stdout and stderr apart
+
+
+class PtyState(Struct, tag="pty.state", frozen=True):
+    """One terminal."""
+
+    id: str
+    running: bool
+    pid: int = 0  # 0: not started yet
+    output_start: int = 0  # pty.attach only: offset of the first byte that follows
+    output_end: int = 0  # offset after the last byte it has said so far
+    terminal: bool = False  # a PTY, and not pipes
+
+
+class PtyResize(Struct, tag="pty.resize", frozen=True):
+    """Set the size of the window."""
+
+    id: str
+    cols: int
+    rows: int
+
+
+class PtySignal(Struct, tag="pty.signal", frozen=True):
+    """Signal what is in the foreground of a terminal."""
+
+    id: str
+    signal: int
+
+
+class PtyList(Struct, tag="pty.list", frozen=True):
+    """List terminals: all of them, or the one with this id (pty.not_found when there is none)."""
+
+    id: str = ""
+
+
+class PtyClose(Struct, tag="pty.close", frozen=True):
+    """Hang up: HUP, and KILL two seconds later. The terminal is forgotten."""
+
+    id: str
+
+
 # -- ports ----------------------------------------
 
 
@@ -547,6 +620,12 @@ Request = (
     | SessionRun
     | SessionInterrupt
     | SessionClose
+    | PtyOpen
+    | PtyAttach
+    | PtyResize
+    | PtySignal
+    | PtyList
+    | PtyClose
     | PortConnect
     | MetricsRead
 )
@@ -564,6 +643,7 @@ Reply = (
     | ContextError
     | ContextPrompt
     | ContextDone
+    | PtyState
     | Metrics
     | Done
 )

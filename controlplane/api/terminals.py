@@ -1,0 +1,231 @@
+"""`/pty`: terminals over WebSocket, as the official agent's PTY.md has them.
+
+From the server come binary frames, whose first byte says what follows: 0x01 stdout, 0x02 stderr (only without a PTY),
+0x03 replay, with the offset of its first byte before it (8 bytes, big-endian); and text frames with JSON: `connected`,
+`exit`, `error`, `pong`. From the client: binary 0x00 and what is typed, or JSON: `stdin`, `signal`, `resize`, `ping`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from controlplane.api.problems import error_answer
+from controlplane.api.schema import (
+    MAX_JSON_BYTES,
+    OpenTerminalRequest,
+    SessionView,
+    TerminalView,
+    clean_env,
+    decode,
+    flag,
+    integer,
+    json_answer,
+    read_body,
+)
+from controlplane.errors import AgentError, InvalidRequest, LinkLost, SandlotError
+from controlplane.link.stream import Stream
+from execd.wire.aio import Data
+from execd.wire.frames import Channel
+from execd.wire.messages import (
+    Done,
+    ProcessExited,
+    PtyAttach,
+    PtyClose,
+    PtyList,
+    PtyOpen,
+    PtyResize,
+    PtySignal,
+    PtyState,
+)
+
+if TYPE_CHECKING:
+    from controlplane.link.relay import Relay
+
+log = structlog.get_logger()
+
+STDIN, STDOUT, STDERR, REPLAY = b"\x00", b"\x01", b"\x02", b"\x03"
+TAKEN_OVER = 4001  # close code
+MAX_LISTED = 1000
+_CREATED = 201
+
+
+class ClientFrame(msgspec.Struct, frozen=True):
+    """A text frame of the client's."""
+
+    type: Literal["stdin", "signal", "resize", "ping"]
+    data: str = ""
+    signal: str = ""
+    cols: int = 0
+    rows: int = 0
+
+
+_decoder = msgspec.json.Decoder(ClientFrame)
+
+
+class Terminals:
+    """The endpoints."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    async def create(self, request: Request) -> Response:
+        """POST /pty: 201. The body may be empty. The program starts when somebody attaches."""
+        body = await read_body(request, MAX_JSON_BYTES, code="request.body")
+        wish = decode(body, OpenTerminalRequest, code="request.body") if body.strip() else OpenTerminalRequest()
+        if "\0" in f"{wish.cwd}{wish.command}":
+            raise InvalidRequest("cwd and command must not contain NUL", code="request.body")
+        opening = PtyOpen(
+            id=uuid.uuid4().hex,
+            command=(wish.command or "").strip(),
+            env=clean_env(wish.envs, "envs"),
+            cwd=wish.cwd or "",
+            uid=wish.uid,
+            gid=wish.gid,
+            cols=wish.cols,
+            rows=wish.rows,
+        )
+        await self._relay.call(request.path_params["sandbox_id"], opening, Done)
+        return json_answer(SessionView(opening.id), _CREATED)
+
+    async def list(self, request: Request) -> Response:
+        """GET /pty: all of them, also those whose program has ended lately; ours."""
+        views: list[TerminalView] = []
+        async with await self._relay.open(request.path_params["sandbox_id"], PtyList()) as stream:
+            while (state := await stream.receive()) is not None:
+                if not isinstance(state, PtyState) or len(views) == MAX_LISTED:
+                    raise LinkLost("the agent sent no list of terminals")
+                views.append(_view(state))
+        return json_answer(views)
+
+    async def get(self, request: Request) -> Response:
+        """GET /pty/{id}."""
+        message = PtyList(request.path_params["pty_id"])
+        return json_answer(_view(await self._relay.call(request.path_params["sandbox_id"], message, PtyState)))
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /pty/{id}: hang up."""
+        await self._relay.call(request.path_params["sandbox_id"], PtyClose(request.path_params["pty_id"]), Done)
+        return Response()
+
+    async def attach(self, websocket: WebSocket) -> None:
+        """WebSocket /pty/{id}/ws?pty=&since=&takeover=. `pty=0` asks for pipes, if the program is not started yet."""
+        stream: Stream | None = None
+        try:
+            attaching = PtyAttach(
+                id=websocket.path_params["pty_id"],
+                since=integer(websocket, "since") or 0,
+                takeover=flag(websocket, "takeover"),
+                pipes=websocket.query_params.get("pty", "1") in ("0", "false"),
+            )
+            stream = await self._relay.open(websocket.path_params["sandbox_id"], attaching, with_input=True)
+            state = await stream.expect(PtyState)
+        except SandlotError as error:
+            await websocket.send_denial_response(error_answer(error, "pty.attach"))
+        else:
+            await websocket.accept()
+            await _Attached(self._relay, websocket, stream, state).serve()
+        finally:
+            if stream is not None:
+                stream.close()
+
+
+def _view(state: PtyState) -> TerminalView:
+    return TerminalView(state.id, state.running, state.output_end)
+
+
+class _Attached:
+    """A client and its terminal."""
+
+    def __init__(self, relay: Relay, websocket: WebSocket, stream: Stream, state: PtyState) -> None:
+        self._relay = relay
+        self._websocket = websocket
+        self._stream = stream
+        self._state = state
+        self._sandbox_id = websocket.path_params["sandbox_id"]
+
+    async def serve(self) -> None:
+        """Carry both ways until one of them ends."""
+        mode = "pty" if self._state.terminal else "pipe"
+        await self._say(type="connected", session_id=self._state.id, mode=mode)
+        try:
+            async with asyncio.TaskGroup() as group:
+                listening = group.create_task(self._listen())
+                await self._tell()
+                listening.cancel()
+        except* (WebSocketDisconnect, OSError):
+            log.debug("pty.left")
+
+    async def _tell(self) -> None:
+        """Pass on what the program says, up to its end."""
+        offset, replay_end = self._state.output_start, self._state.output_end
+        while True:
+            try:
+                item = await self._stream.receive()
+                if item is None:
+                    raise LinkLost("the agent ended a terminal without saying how")
+            except SandlotError as error:
+                if isinstance(error, AgentError) and error.code == "pty.taken":
+                    await self._websocket.close(TAKEN_OVER, "TAKEN_OVER")
+                else:
+                    await self._say(type="error", code=error.code, error=error.message)
+                    await self._websocket.close(1011, "the sandbox is not reachable any more")
+                return
+            match item:
+                case Data(channel, data):
+                    if offset < replay_end:
+                        await self._websocket.send_bytes(REPLAY + offset.to_bytes(8, "big") + data)
+                    else:
+                        await self._websocket.send_bytes((STDERR if channel == Channel.STDERR else STDOUT) + data)
+                    offset += len(data)
+                case ProcessExited():
+                    await self._say(type="exit", exit_code=item.exit_code)
+                    await self._websocket.close()
+                    return
+
+    async def _listen(self) -> None:
+        """Pass on what the client types, and do what it asks. Raises WebSocketDisconnect."""
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1005))
+            try:
+                if (text := message.get("text")) is not None:
+                    await self._obey(_decoder.decode(text))
+                elif (data := message["bytes"])[:1] == STDIN:
+                    await self._stream.write(data[1:])
+                else:
+                    raise InvalidRequest("a binary frame must begin with 0x00")
+            except msgspec.DecodeError as error:
+                await self._say(type="error", code="INVALID_FRAME", error=str(error))
+            except SandlotError as error:
+                await self._say(type="error", code=error.code, error=error.message)
+
+    async def _obey(self, frame: ClientFrame) -> None:
+        match frame.type:
+            case "stdin":
+                await self._stream.write(frame.data.encode(errors="replace"))
+            case "resize":
+                await self._relay.call(self._sandbox_id, PtyResize(self._state.id, frame.cols, frame.rows), Done)
+            case "signal":
+                await self._relay.call(self._sandbox_id, PtySignal(self._state.id, _number(frame.signal)), Done)
+            case "ping":
+                await self._say(type="pong")
+
+    async def _say(self, **fields: object) -> None:
+        await self._websocket.send_text(msgspec.json.encode(fields).decode())
+
+
+def _number(name: str) -> int:
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except KeyError:
+        raise InvalidRequest(f"signal: {name[:32]!r} is not a signal") from None

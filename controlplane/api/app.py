@@ -22,6 +22,7 @@ from controlplane.api.code import Codes
 from controlplane.api.commands import Commands
 from controlplane.api.contexts import LiveContexts
 from controlplane.api.egress import Egress
+from controlplane.api.execute import Execution
 from controlplane.api.files import Files
 from controlplane.api.health import Health
 from controlplane.api.lifecycle import EGRESS_PORT, EXECD_PORT, Lifecycle
@@ -75,10 +76,13 @@ def make_app(
     )
     egress = Egress(sandboxes)
     health = Health(relay, metrics_registry, is_ready)
+    codes = Codes(relay, settings.run_timeout_s)
     ports = Ports(relay, credentials)
     routes = [
         *_port_routes(f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}/proxy", ports),  # as the official agent has it
-        _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}", _execd_routes(sandboxes, relay, health, settings)),
+        _mount(
+            f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}", _execd_routes(sandboxes, relay, health, codes, settings)
+        ),
         _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EGRESS_PORT}", _egress_routes(egress)),
         *_port_routes("/sandboxes/{sandbox_id}/proxy", ports),
         Route("/sandboxes", lifecycle.create, methods=["POST"], name="sandbox.create"),
@@ -86,6 +90,8 @@ def make_app(
         Route("/sandboxes/{sandbox_id}", lifecycle.get, methods=["GET"], name="sandbox.get"),
         Route("/sandboxes/{sandbox_id}", lifecycle.delete, methods=["DELETE"], name="sandbox.delete"),
         Route("/sandboxes/{sandbox_id}/stop", lifecycle.delete, methods=["POST"], name="sandbox.delete"),
+        Route("/sandboxes/{sandbox_id}/contexts", codes.create_context, methods=["POST"], name="sandbox.context"),
+        Route("/contexts/execute", Execution(codes).execute, methods=["POST"], name="context.execute"),
         Route("/sandboxes/{sandbox_id}/pause", lifecycle.pause, methods=["POST"], name="sandbox.pause"),
         Route("/sandboxes/{sandbox_id}/resume", lifecycle.resume, methods=["POST"], name="sandbox.resume"),
         Route(
@@ -114,12 +120,13 @@ def make_app(
     return app
 
 
-def _execd_routes(sandboxes: Sandboxes, relay: Relay, health: Health, settings: ApiSettings) -> list[BaseRoute]:
+def _execd_routes(
+    sandboxes: Sandboxes, relay: Relay, health: Health, codes: Codes, settings: ApiSettings
+) -> list[BaseRoute]:
     """The execd contract, at port 44772 of a sandbox. Those that are asked for most come first."""
     sessions = Sessions(relay, settings.run_timeout_s)
     commands = Commands(relay, sessions, settings.run_timeout_s)
     terminals = Terminals(relay)
-    codes = Codes(relay, settings.run_timeout_s)
     contexts = LiveContexts(relay)
     files = Files(relay)
     transfers = Transfers(relay)

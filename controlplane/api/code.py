@@ -88,13 +88,18 @@ class Codes:
         """POST /code: run it and stream its events."""
         # The JSON of 16 MiB of code may be larger: every character escaped.
         body = await read_json(request, RunCodeRequest, limit=2 * MAX_CODE_BYTES)
+        run = await self.begin(request.path_params["sandbox_id"], body)
+        return sse.event_stream(partial(self._stream, run), close=partial(self.end, run))
+
+    async def begin(self, sandbox_id: str, body: RunCodeRequest) -> Run:
+        """Begin a run, whose stream the caller reads; `end` must follow. Errors as of `Contexts.ensure`."""
         if len(body.code.encode()) > MAX_CODE_BYTES:
             raise InvalidRequest(f"code: is larger than {MAX_CODE_BYTES} bytes", code="request.body")
         reference = body.context
         named = (reference and reference.id) or ""
         language = "" if named else _language(reference.language if reference else None)
         run = Run(
-            sandbox_id=request.path_params["sandbox_id"],
+            sandbox_id=sandbox_id,
             context_id=named or default_context_id(language),
             language=language,
             code=body.code,
@@ -104,7 +109,12 @@ class Codes:
         await self._contexts.ensure(run.sandbox_id, run.context_id, language)
         run.stream = await self._open(run)
         self._runs[run.id] = run
-        return sse.event_stream(partial(self._stream, run), close=partial(self._close, run))
+        return run
+
+    def end(self, run: Run) -> None:
+        """Nobody listens to a run any more: one that still goes on is interrupted."""
+        self._runs.pop(run.id, None)
+        run.stream.close()
 
     async def interrupt(self, request: Request) -> Response:
         """DELETE /code?id=: interrupt a run, or whatever runs in a context now; the id may be of either."""
@@ -185,10 +195,6 @@ class Codes:
             run.sandbox_id, ContextRun(run.context_id, run.code, run.timeout_s, run.allow_input)
         )
 
-    def _close(self, run: Run) -> None:
-        self._runs.pop(run.id, None)
-        run.stream.close()
-
     async def _stream(self, run: Run, sink: Sink) -> None:
         """Stream a run from its start to its end. Leaving early interrupts it."""
         await sink.write(sse.init_event(run.id))
@@ -198,7 +204,7 @@ class Codes:
             try:
                 batch, message = await sse.receive_batch(run.stream, sink)
             except SandlotError as error:
-                if await self._is_restarted(run, error):
+                if await self.is_restarted(run, error):
                     continue
                 await sink.finish(output.flush() + _failure_event(run, error))
                 return
@@ -227,7 +233,7 @@ class Codes:
                     raise LinkLost("the agent ended a run without saying how")
             await sink.write(events)
 
-    async def _is_restarted(self, run: Run, error: SandlotError) -> bool:
+    async def is_restarted(self, run: Run, error: SandlotError) -> bool:
         """A default context that has gone since it was last seen is made again, and the run begun again, once."""
         if not (isinstance(error, AgentError) and error.code == "context.not_found") or run.is_retried:
             return False

@@ -143,6 +143,8 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "context.restart": _EXECD | {404},
     "context.complete": _EXECD | {404, 504},
     "context.inspect": _EXECD | {404, 504},
+    "sandbox.context": _LIFECYCLE | {400},
+    "context.execute": _LIFECYCLE | {400},
     "pty.create": _EXECD,
     "pty.list": _EXECD,
     "pty.get": _EXECD | {404},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 import structlog
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from controlplane.errors import LinkLost, SandlotError
@@ -17,6 +19,7 @@ log = structlog.get_logger()
 # Data that is there already is joined up to so many bytes before it is written: a write costs more than a copy.
 MAX_BATCH_BYTES = 256 * 1024
 
+T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -82,11 +85,34 @@ class _ClientGone(Exception):
 
 
 async def _watch(receive: Receive, sink: Sink) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await _left(receive)
     # The server says the same after a whole response.
     if not sink.finished:
         raise _ClientGone
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what *work* returns. Its body must have been read.
+
+    Raises:
+        ClientDisconnect: the client went before; the work has been cancelled.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request.receive))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait([working, leaving])
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def copy_data(stream: Stream, sink: Sink, *, size: int | None = None) -> None:

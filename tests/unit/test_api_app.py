@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import prometheus_client
 import pytest
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from structlog.testing import capture_logs
 
 from controlplane.api.app import ApiSettings, make_app
@@ -225,7 +225,7 @@ def test_every_documented_operation_is_a_route() -> None:
     )
 
     def names(routes: list[BaseRoute]) -> set[str]:
-        found = {route.name for route in routes if isinstance(route, Route)}
+        found = {route.name for route in routes if isinstance(route, Route | WebSocketRoute)}
         return found.union(*(names(route.routes) for route in routes if isinstance(route, Mount)))
 
     assert set(DOCUMENTED) <= names(app.routes)  # type: ignore[attr-defined]

@@ -1,0 +1,88 @@
+"""Code run by one request with one answer, in the bash of a real execd."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api_server import SANDBOX_ID, Edge, serving
+from tests.live_agent import LiveAgent
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    """A server with one sandbox, whose agent is a process on this machine."""
+    async with LiveAgent() as agent, serving(agent.link) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the API key."""
+    async with edge.client() as opened:
+        yield opened
+
+
+async def execute(client: httpx.AsyncClient, code: str, **more: Any) -> dict[str, Any]:
+    """Run and return the answer."""
+    response = await client.post("/contexts/execute", json={"sandbox_id": SANDBOX_ID, "code": code, **more})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def test_a_context_is_made_and_code_is_run_in_it(client: httpx.AsyncClient) -> None:
+    """Its state lasts, and another one's is another."""
+    made = await client.post(f"/sandboxes/{SANDBOX_ID}/contexts", json={"language": "bash"})
+    context = made.json()
+    assert (made.status_code, context["language"]) == (200, "bash")
+    await execute(client, "x=1", context_id=context["id"])
+    answer = await execute(client, "echo $x; echo e >&2; (exit 4)", context_id=context["id"])
+    receipt = answer.pop("receipt")
+    assert answer == {
+        "context_id": context["id"], "stdout": "1\n", "stderr": "e\n", "results": [], "execution_count": 2
+    }  # fmt: skip
+    assert (receipt["cause"], receipt["exit_code"], receipt["output_bytes"]) == ("error", 4, 4)
+    assert (await execute(client, "echo [$x]", language="bash"))["stdout"] == "[]\n"
+
+
+async def test_how_a_run_ended_is_in_its_receipt(client: httpx.AsyncClient) -> None:
+    late = await execute(client, "echo begun; sleep 60", language="bash", timeout=200)
+    died = await execute(client, "kill -9 $$", language="bash")
+    after = await execute(client, "echo alive", language="bash")
+    assert (late["stdout"], late["receipt"]["cause"]) == ("begun\n", "timeout")
+    assert (died["receipt"]["cause"], died["receipt"]["died_of"]) == ("died", "signal")
+    assert "SIGKILL" in died["message"]
+    assert after["stdout"] == "alive\n"
+
+
+async def test_a_flood_is_cut_and_the_answer_says_so(client: httpx.AsyncClient) -> None:
+    answer = await execute(client, "head -c 3000000 /dev/zero | tr '\\0' x; echo small >&2", language="bash")
+    assert (len(answer["stdout"]), answer["stderr"], answer["truncated"]) == (1 << 20, "small\n", ["stdout"])
+
+
+async def test_a_caller_that_goes_interrupts_its_run(client: httpx.AsyncClient) -> None:
+    """The next run in that context does not wait for it."""
+    with pytest.raises(httpx.ReadTimeout):
+        await client.post(
+            "/contexts/execute", json={"sandbox_id": SANDBOX_ID, "code": "sleep 60", "language": "bash"}, timeout=0.5
+        )
+    async with asyncio.timeout(10):
+        assert (await execute(client, "echo next", language="bash"))["stdout"] == "next\n"
+
+
+async def test_what_is_refused(client: httpx.AsyncClient) -> None:
+    for body, status in (
+        ({"code": "1"}, 400),
+        ({"sandbox_id": SANDBOX_ID}, 400),
+        ({"sandbox_id": SANDBOX_ID, "code": "1", "context_id": "x", "language": "bash"}, 400),
+        ({"sandbox_id": SANDBOX_ID, "code": "1", "context_id": "never"}, 404),
+        ({"sandbox_id": "nobody", "code": "1", "language": "bash"}, 404),
+        ({"sandbox_id": SANDBOX_ID, "code": "1", "language": "cobol"}, 400),
+    ):
+        response = await client.post("/contexts/execute", json=body)
+        assert (response.status_code, response.json().keys()) == (status, {"code", "message"}), (body, response.text)

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
-import termios
+import struct
 from collections import deque
 
 from execd.dispatch import Handler
@@ -43,6 +43,8 @@ REPLAY_BYTES = 1 << 20
 PENDING_BYTES = 64 * 1024  # that wait for the client; then the program waits too
 MAX_CELLS = 10_000
 DEFAULT_TERM = "xterm-256color"
+
+_TIOCSWINSZ = 0x5414  # the same number on x86, arm64 and riscv
 
 
 class Terminals:
@@ -205,7 +207,7 @@ class Terminal:
         self._size = (rows, cols)
         if self._master >= 0:
             with contextlib.suppress(OSError):
-                termios.tcsetwinsize(self._master, self._size)
+                _set_size(self._master, self._size)
 
     def signal(self, number: int) -> None:
         """Signal what is in the foreground of the terminal; on pipes, the process group."""
@@ -257,7 +259,7 @@ class Terminal:
         except OSError as error:
             raise ExecdError("process.spawn_failed", f"no terminal to be had: {error.strerror}") from error
         try:
-            termios.tcsetwinsize(slave, self._size)
+            _set_size(slave, self._size)
             if launch.identity is not None:
                 with contextlib.suppress(OSError):
                     os.fchown(slave, launch.identity.uid, -1)
@@ -306,6 +308,10 @@ async def _feed(stream: Stream, stdin: InputPipe) -> None:
 def _program(command: str, launch: Launch) -> tuple[list[str], str]:
     argv, executable = shell_argv(command, launch.env)
     return (argv, executable) if command else (argv[:1], executable)
+
+
+def _set_size(fd: int, size: tuple[int, int]) -> None:
+    fcntl.ioctl(fd, _TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
 
 
 def _check_size(cols: int, rows: int) -> None:

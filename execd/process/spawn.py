@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import subprocess
-import termios
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from execd.process.oom import RaisedScore
 PIPE = subprocess.PIPE  # a pipe, whose our end is in Child
 NULL = subprocess.DEVNULL
 MERGED = subprocess.STDOUT  # stderr only: into the same pipe as stdout
+
+_TIOCSCTTY = 0x540E  # the same number on x86, arm64 and riscv; the module that names it is a library of its own
+_OF_TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 SHELLS = ("bash", "sh")
 
@@ -131,15 +134,18 @@ def _execute(
             user=identity.uid if identity else None,
             group=identity.gid if identity else None,
             extra_groups=identity.groups if identity else None,
-            preexec_fn=_take_terminal if is_terminal else None,  # noqa: PLW1509 - one system call, no lock
+            preexec_fn=_take_terminal if is_terminal else None,  # noqa: PLW1509 - system calls, no lock
         )
     popen.returncode = 0  # we reap: it must neither wait nor warn when it is collected
     return popen.pid
 
 
 def _take_terminal() -> None:
-    # In the new process, which leads its session already and has the terminal as its stdin.
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # In the new process, which leads its session already and has the terminal as its stdin. What execd's starter
+    # ignored (nohup) would stay ignored, and a hang-up unheard.
+    for number in _OF_TERMINALS:
+        signal.signal(number, signal.SIG_DFL)
+    fcntl.ioctl(0, _TIOCSCTTY, 0)
 
 
 def _pipe(wish: int, ours: list[int], theirs: list[int], *, child_reads: bool = False) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import resource
 import signal
 import socket
@@ -145,6 +146,11 @@ def _api_settings(settings: Settings) -> ApiSettings:
     )
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    # uvicorn says this of every WebSocket that was refused with an answer of its own, which is no error.
+    return "without completing handshake" not in str(record.msg)
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handling, which would end the process before we have cleaned up."""
 
@@ -165,6 +171,7 @@ async def _http(app: object, listener: socket.socket) -> AsyncIterator[None]:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     server = _Uvicorn(config)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:

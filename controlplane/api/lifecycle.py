@@ -15,12 +15,16 @@ from starlette.responses import Response
 from controlplane.api.addresses import base36
 from controlplane.api.admission import MAX_ENTRIES, admit, check_metadata
 from controlplane.api.auth import EGRESS_TOKEN_HEADER, EXECD_TOKEN_HEADER, PORT_TOKEN_HEADER, Checks
+from controlplane.api.idempotency import HEADER as IDEMPOTENCY_HEADER
+from controlplane.api.idempotency import Idempotency
 from controlplane.api.schema import (
+    MAX_JSON_BYTES,
     CreateSandboxRequest,
     EndpointView,
     Pagination,
     Renewal,
     SandboxPage,
+    decode,
     flag,
     integer,
     json_answer,
@@ -67,11 +71,14 @@ class Lifecycle:
         self._limits = limits
         self._public_address = public_address
         self._port_domain = port_domain
+        self._made: Idempotency[Sandbox] = Idempotency()
 
     async def create(self, request: Request) -> Response:
-        """POST /sandboxes: 202, and it runs already."""
-        body = await read_json(request, CreateSandboxRequest, code=_INVALID)
-        sandbox = await self._sandboxes.create(admit(body, self._limits))
+        """POST /sandboxes: 202, and it runs already. Repeated with the same Idempotency-Key, it is the same one."""
+        body = await read_body(request, MAX_JSON_BYTES, code=_INVALID)
+        asked = admit(decode(body, CreateSandboxRequest, code=_INVALID), self._limits)
+        key = request.headers.get(IDEMPOTENCY_HEADER)
+        sandbox = await self._made.once(key, body, lambda: self._sandboxes.create(asked))
         location = f"/v1/sandboxes/{sandbox.id}"
         return json_answer(view(sandbox, with_image=False), 202, {"Location": location})
 

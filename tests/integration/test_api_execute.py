@@ -51,7 +51,7 @@ async def test_a_context_is_made_and_code_is_run_in_it(client: httpx.AsyncClient
 
 
 async def test_how_a_run_ended_is_in_its_receipt(client: httpx.AsyncClient) -> None:
-    late = await execute(client, "echo begun; sleep 60", language="bash", timeout=200)
+    late = await execute(client, "echo begun; sleep 60", language="bash", timeout=1000)
     died = await execute(client, "kill -9 $$", language="bash")
     after = await execute(client, "echo alive", language="bash")
     assert (late["stdout"], late["receipt"]["cause"]) == ("begun\n", "timeout")

@@ -156,8 +156,7 @@ class _ClientGone(Exception):
 
 async def _ask(service: h11.Connection, receive: Receive, stream: Stream, head: bytes) -> None:
     """Send the request; then, and until cancelled, watch whether the client is still there."""
-    await stream.write(head)
-    is_whole = False
+    is_whole = not await _is_taken(stream, head)
     while (message := await receive())["type"] != "http.disconnect":
         if is_whole:
             continue
@@ -165,9 +164,18 @@ async def _ask(service: h11.Connection, receive: Receive, stream: Stream, head: 
         if not message.get("more_body", False):
             is_whole = True
             pieces.append(service.send(h11.EndOfMessage()) or b"")
-        if data := b"".join(pieces):
-            await stream.write(data)
+        if (data := b"".join(pieces)) and not await _is_taken(stream, data):
+            is_whole = True
     raise _ClientGone
+
+
+async def _is_taken(stream: Stream, data: bytes) -> bool:
+    """Send; False when nobody reads on. Why not, or the answer that came before that, is for `_answer` to find."""
+    try:
+        await stream.write(data)
+    except SandlotError:
+        return False
+    return True
 
 
 async def _answer(scope: Scope, send: Send, stream: Stream, service: h11.Connection) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from execd.errors import ExecdError
-from execd.wire.aio import Stream, StreamClosed, StreamLost, StreamReset
+from execd.wire.aio import BROKEN, Stream
 from execd.wire.messages import Request
 
 log = logging.getLogger("execd")
@@ -43,7 +43,7 @@ class Dispatcher:
             stream.end()
         except ExecdError as error:
             stream.reset(error.code, error.message)
-        except (StreamReset, StreamLost, StreamClosed):
+        except BROKEN:
             pass  # the stream or the link is over: nobody is listening
         except Exception as error:
             log.exception("request failed")

@@ -8,14 +8,12 @@ import socket
 
 from execd.dispatch import Handler
 from execd.errors import ExecdError
-from execd.wire.aio import Data, Stream, StreamClosed, StreamLost, StreamReset
+from execd.wire.aio import BROKEN, Data, Stream
 from execd.wire.frames import MAX_PAYLOAD_BYTES, Channel
 from execd.wire.messages import Done, PortConnect, Request
 
 # A service whose queue is full does not answer at all; one that lives does so at once.
 CONNECT_TIMEOUT_S = 10.0
-# Some listen on one of them only: `localhost` is either.
-ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class Forwarding:
@@ -42,30 +40,31 @@ class Forwarding:
 async def _connect(port: int) -> socket.socket:
     if not 1 <= port <= 65535:
         raise ExecdError("request.invalid", f"{port} is no port")
-    for family, address in ADDRESSES:
+    try:
         try:
-            connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        except OSError as error:  # no descriptors left, or a kernel without IPv6
-            failure = error
-            continue
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(connection, (address, port))
-        except TimeoutError:
-            connection.close()
-            raise ExecdError("port.timeout", f"port {port} of the sandbox does not accept connections") from None
-        except OSError as error:
-            connection.close()
-            failure = error
-        except BaseException:
-            connection.close()
+            return await _connect_to(socket.AF_INET, "127.0.0.1", port)
+        except ConnectionRefusedError:  # some listen on the other one only
+            with contextlib.suppress(OSError):
+                return await _connect_to(socket.AF_INET6, "::1", port)
             raise
-        else:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-    if isinstance(failure, ConnectionRefusedError) or family == socket.AF_INET6:
-        raise ExecdError("port.refused", f"nothing listens on port {port} of the sandbox")
-    raise ExecdError("port.failed", f"port {port} of the sandbox: {failure.strerror}")
+    except ConnectionRefusedError:
+        raise ExecdError("port.refused", f"nothing listens on port {port} of the sandbox") from None
+    except TimeoutError:
+        raise ExecdError("port.timeout", f"port {port} of the sandbox does not accept connections") from None
+    except OSError as error:
+        raise ExecdError("port.failed", f"port {port} of the sandbox: {error.strerror}") from error
+
+
+async def _connect_to(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(connection, (address, port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 async def _carry(connection: socket.socket, stream: Stream) -> None:
@@ -83,7 +82,7 @@ async def _carry(connection: socket.socket, stream: Stream) -> None:
 async def _feed(stream: Stream, connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     is_broken = False
-    with contextlib.suppress(StreamReset, StreamLost, StreamClosed):  # our handler hears of it as well
+    with contextlib.suppress(*BROKEN):  # our handler hears of it as well
         while (item := await stream.receive()) is not None:
             if isinstance(item, Data) and not is_broken:
                 try:

@@ -23,10 +23,11 @@ from execd.process.pipes import InputPipe
 from execd.process.process import GRACE_S, Process
 from execd.process.reap import Reaper
 from execd.process.spawn import PIPE, Child, check_arguments, shell_argv, spawn
-from execd.wire.aio import Data, Stream, StreamClosed, StreamLost, StreamReset
+from execd.wire.aio import BROKEN, Data, Stream
 from execd.wire.frames import Channel
 from execd.wire.messages import (
     Done,
+    ProcessExited,
     PtyAttach,
     PtyClose,
     PtyList,
@@ -182,7 +183,6 @@ class Terminal:
             await stream.send(state)
             await stream.write(replay, Channel.STDOUT)
             del replay
-            process.on_end(lambda _: client.turn.set())
             process.resume()
             while self._client is client:
                 if client.pending:
@@ -249,7 +249,7 @@ class Terminal:
             sink=self._take,
         )
         self._process = process
-        process.on_end(lambda _: self._forget_master())
+        process.on_end(self._ended)
         return process
 
     def _spawn_on_terminal(self, argv: list[str], executable: str) -> Child:
@@ -258,23 +258,27 @@ class Terminal:
             master, slave = os.openpty()
         except OSError as error:
             raise ExecdError("process.spawn_failed", f"no terminal to be had: {error.strerror}") from error
+        made = [master]
         try:
             _set_size(slave, self._size)
             if launch.identity is not None:
                 with contextlib.suppress(OSError):
                     os.fchown(slave, launch.identity.uid, -1)
             os.set_blocking(master, False)
+            made += [fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, 3) for _ in range(2)]
             child = spawn(
                 argv, launch, stdin=slave, stdout=slave, stderr=slave, executable=executable, is_terminal=True
             )
-            self._master = fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, 3)
-            stdin = fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, 3)
+        except OSError as error:
+            _close_all(made)
+            raise ExecdError("process.spawn_failed", f"no terminal to be had: {error.strerror}") from error
         except BaseException:
-            os.close(master)
+            _close_all(made)
             raise
         finally:
             os.close(slave)
-        return Child(child.pid, stdin, master, -1)
+        stdout, stdin, self._master = made
+        return Child(child.pid, stdin, stdout, -1)
 
     def _spawn_on_pipes(self, argv: list[str], executable: str) -> Child:
         return spawn(argv, self._launch, stdin=PIPE, executable=executable)
@@ -291,6 +295,11 @@ class Terminal:
         start, data = self._output.read(since, REPLAY_BYTES)
         return start, data + self._output.read(start + len(data), REPLAY_BYTES).data
 
+    def _ended(self, _: ProcessExited) -> None:
+        self._forget_master()
+        if self._client is not None:
+            self._client.turn.set()
+
     def _forget_master(self) -> None:
         if self._master >= 0:
             os.close(self._master)
@@ -299,7 +308,7 @@ class Terminal:
 
 async def _feed(stream: Stream, stdin: InputPipe) -> None:
     """Carry what the client types. Its END is no end of input: the next client types on."""
-    with contextlib.suppress(StreamReset, StreamLost, StreamClosed):
+    with contextlib.suppress(*BROKEN):
         while (item := await stream.receive()) is not None:
             if isinstance(item, Data):
                 await stdin.write(item.data)
@@ -308,6 +317,11 @@ async def _feed(stream: Stream, stdin: InputPipe) -> None:
 def _program(command: str, launch: Launch) -> tuple[list[str], str]:
     argv, executable = shell_argv(command, launch.env)
     return (argv, executable) if command else (argv[:1], executable)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _set_size(fd: int, size: tuple[int, int]) -> None:

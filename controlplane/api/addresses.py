@@ -21,12 +21,12 @@ SCOPE_KEY = "sandlot.address"
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 _PATH = re.compile(
-    r"(?P<prefix>(?:/v1)?/sandboxes/(?P<id>[^/]+)/signed/(?P<port>\d+)/(?P<expires>[0-9a-z]+)/(?P<signature>[a-z2-7]+))"
-    r"(?P<rest>/.*)?",
-    re.DOTALL,
+    r"(?P<prefix>(?:/v1)?/sandboxes/(?P<id>[^/]+)/signed/(?P<port>\d{1,5})/(?P<expires>[0-9a-z]{1,10})/"
+    r"(?P<signature>[a-z2-7]{1,32}))(?P<rest>/.*)?",
+    re.ASCII | re.DOTALL,
 )
 _LABEL = re.compile(
-    r"(?P<port>\d{1,5})-(?P<id>[0-9a-f]+)(?:-(?P<expires>[0-9a-z]+)-(?P<signature>[a-z2-7]+))?",
+    r"(?P<port>\d{1,5})-(?P<id>[0-9a-f]+)(?:-(?P<expires>[0-9a-z]{1,10})-(?P<signature>[a-z2-7]{1,32}))?",
     re.ASCII | re.IGNORECASE,
 )
 _PROXY_PATH = re.compile(rb"(?:/v1)?/sandboxes/[^/]+/proxy/(?:44772/proxy/)?[^/]+")

@@ -105,8 +105,9 @@ class Execution:
             match item:
                 case Data(channel, data):
                     kind = Channel.STDERR if channel == Channel.STDERR else Channel.STDOUT
-                    outputs[kind] += data[: MAX_OUTPUT_BYTES - len(outputs[kind])]
-                    if len(outputs[kind]) == MAX_OUTPUT_BYTES:
+                    room = MAX_OUTPUT_BYTES - len(outputs[kind])
+                    outputs[kind] += data[:room]
+                    if len(data) > room:
                         truncated[kind.name.lower()] = None
                 case ContextResult() as result:
                     result_chars += sum(map(len, result.data.values()))

@@ -54,14 +54,16 @@ class Idempotency(Generic[T]):
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry(digest, self._clock(), asyncio.create_task(work()))
-            entry.work.add_done_callback(lambda task: self._settle(key, task))
+            entry.work.add_done_callback(lambda work: self._settle(key, work))
         elif entry.digest != digest:
             raise Conflict("Idempotency-Key: it came with another body before", code="request.key_reused")
         return await asyncio.shield(entry.work)
 
-    def _settle(self, key: str, task: asyncio.Task[T]) -> None:
-        if task.cancelled() or task.exception() is not None:
-            self._entries.pop(key, None)
+    def _settle(self, key: str, work: asyncio.Task[T]) -> None:
+        has_failed = work.cancelled() or work.exception() is not None
+        # By then the key may have been forgotten, and have come again.
+        if has_failed and (entry := self._entries.get(key)) is not None and entry.work is work:
+            del self._entries[key]
 
     def _forget_old(self) -> None:
         deadline = self._clock() - KEPT_S

@@ -170,7 +170,7 @@ async def _ask(service: h11.Connection, receive: Receive, stream: Stream, head: 
 
 
 async def _is_taken(stream: Stream, data: bytes) -> bool:
-    """Send; False when nobody reads on. Why not, or the answer that came before that, is for `_answer` to find."""
+    """Send; False when nobody reads on. Why not, and what the service said before that, is for the reader to find."""
     try:
         await stream.write(data)
     except SandlotError:
@@ -186,6 +186,8 @@ async def _answer(scope: Scope, send: Send, stream: Stream, service: h11.Connect
                 headers = [
                     (name, _redirect(scope, value) if name.lower() == b"location" else value)
                     for name, value in _end_to_end(event.headers.raw_items())
+                    # Some say how long the body is that they do not send; our server would wait for it.
+                    if event.status_code not in (204, 304) or name.lower() != b"content-length"
                 ]
                 await send({"type": "http.response.start", "status": event.status_code, "headers": headers})
             case h11.Data():
@@ -367,7 +369,7 @@ class _ServiceSocket:
     async def _flush(self) -> None:
         async with self._writing:  # both directions write: pongs here, messages there
             if data := b"".join(self._protocol.data_to_send()):
-                await self._stream.write(data)
+                await _is_taken(self._stream, data)
 
 
 def _message(kind: Opcode, data: bytes) -> Message:

@@ -11,14 +11,12 @@ from starlette.responses import Response
 
 from controlplane.api import sse
 from controlplane.api.schema import (
-    MAX_JSON_BYTES,
     OpenSessionRequest,
     RunInSessionRequest,
     SessionView,
-    decode,
     json_answer,
-    read_body,
     read_json,
+    read_optional_json,
     receipt_of,
 )
 from controlplane.api.streaming import Sink, StreamResponse
@@ -52,8 +50,7 @@ class Sessions:
 
     async def create(self, request: Request) -> Response:
         """POST /session. The body may be empty."""
-        body = await read_body(request, MAX_JSON_BYTES, code="request.body")
-        wish = decode(body, OpenSessionRequest, code="request.body") if body.strip() else OpenSessionRequest()
+        wish = await read_optional_json(request, OpenSessionRequest)
         session_id = uuid.uuid4().hex
         opening = SessionOpen(session_id, _directory(wish.cwd))
         await self._relay.call(request.path_params["sandbox_id"], opening, Done)

@@ -20,16 +20,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from controlplane.api.problems import error_answer
 from controlplane.api.schema import (
-    MAX_JSON_BYTES,
     OpenTerminalRequest,
     SessionView,
     TerminalView,
     clean_env,
-    decode,
     flag,
     integer,
     json_answer,
-    read_body,
+    read_optional_json,
 )
 from controlplane.errors import AgentError, InvalidRequest, LinkLost, SandlotError
 from controlplane.link.stream import Stream
@@ -79,8 +77,7 @@ class Terminals:
 
     async def create(self, request: Request) -> Response:
         """POST /pty: 201. The body may be empty. The program starts when somebody attaches."""
-        body = await read_body(request, MAX_JSON_BYTES, code="request.body")
-        wish = decode(body, OpenTerminalRequest, code="request.body") if body.strip() else OpenTerminalRequest()
+        wish = await read_optional_json(request, OpenTerminalRequest)
         if "\0" in f"{wish.cwd}{wish.command}":
             raise InvalidRequest("cwd and command must not contain NUL", code="request.body")
         opening = PtyOpen(

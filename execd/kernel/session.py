@@ -21,7 +21,6 @@ from execd.wire.messages import Done, Request, SessionClose, SessionInterrupt, S
 
 BASH = Manifest(
     language="bash",
-    aliases=("shell",),
     command=("bash", os.path.join(os.path.dirname(__file__), "bash", "start.bash")),
 )
 

@@ -13,7 +13,7 @@ from execd.process.process import Process
 from execd.process.reap import Reaper
 from execd.process.spawn import check_arguments, shell_argv
 from execd.process.table import ProcessTable
-from execd.wire.aio import Data, Stream, StreamClosed, StreamLost, StreamReset
+from execd.wire.aio import BROKEN, Data, Stream
 from execd.wire.frames import Channel
 from execd.wire.messages import (
     Done,
@@ -26,8 +26,6 @@ from execd.wire.messages import (
     Request,
     SandboxClaim,
 )
-
-BROKEN = (StreamReset, StreamLost, StreamClosed)
 
 
 class Processes:

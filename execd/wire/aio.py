@@ -45,6 +45,10 @@ class StreamLost(WireError):
     """The link under the stream is gone."""
 
 
+# Nobody is listening on a stream any more, whoever ended it.
+BROKEN = (StreamReset, StreamLost, StreamClosed)
+
+
 class Data(NamedTuple):
     """Bytes as they arrived on a stream."""
 

@@ -63,6 +63,8 @@ async def test_how_a_run_ended_is_in_its_receipt(client: httpx.AsyncClient) -> N
 async def test_a_flood_is_cut_and_the_answer_says_so(client: httpx.AsyncClient) -> None:
     answer = await execute(client, "head -c 3000000 /dev/zero | tr '\\0' x; echo small >&2", language="bash")
     assert (len(answer["stdout"]), answer["stderr"], answer["truncated"]) == (1 << 20, "small\n", ["stdout"])
+    just_full = await execute(client, "head -c 1048576 /dev/zero | tr '\\0' x", language="bash")
+    assert (len(just_full["stdout"]), "truncated" in just_full) == (1 << 20, False)
 
 
 async def test_a_caller_that_goes_interrupts_its_run(client: httpx.AsyncClient) -> None:

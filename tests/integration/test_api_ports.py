@@ -152,7 +152,11 @@ async def test_answers_come_back_as_they_were(edge: Edge) -> None:
     async def nothing(_: web.Request) -> web.Response:
         return web.Response(status=204)
 
-    routes = (web.get("/cookies", cookies), web.get("/moved", moved), web.get("/nothing", nothing))
+    routes = (
+        web.get("/cookies", cookies),
+        web.get("/moved", moved),
+        web.get("/nothing", nothing),
+    )
     async with application(*routes) as port, opened(edge, port) as client:
         teapot = await client.get("/cookies")
         head = await client.head("/cookies")
@@ -174,6 +178,18 @@ async def test_answers_come_back_as_they_were(edge: Edge) -> None:
         "https://elsewhere.example/x": "https://elsewhere.example/x",
         "//elsewhere.example/x": "//elsewhere.example/x",
     }
+
+
+async def test_a_length_without_a_body_is_waited_for_by_nobody(edge: Edge) -> None:
+    """A 304 may say how long the body is that it does not send."""
+
+    async def unchanged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 100\r\n\r\n')
+
+    async with raw(unchanged) as port, opened(edge, port) as client:
+        response = await client.get("/")
+        assert (response.status_code, response.headers["etag"], response.content) == (304, '"x"', b"")
 
 
 async def test_both_ways_stream(edge: Edge) -> None:
@@ -375,6 +391,8 @@ async def test_a_signed_address_opens_one_port_until_it_expires(edge: Edge) -> N
         assert (await client.get(f"{path}/y?q")).json()["target"] == "/y?q"
         assert (await client.get(path)).json()["target"] == "/"
 
+        # Before the key is looked at nothing may take long, or break.
+        assert await status(port, "z" * 5000, signature) == (401, 401)
         past = edge.sign(port, int(time.time()) - 1)
         assert await status(port, *past) == (401, 401)
         expired = await client.get(f"/v1/sandboxes/{SANDBOX_ID}/signed/{port}/{past[0]}/{past[1]}/")

@@ -186,8 +186,6 @@ async def _answer(scope: Scope, send: Send, stream: Stream, service: h11.Connect
                 headers = [
                     (name, _redirect(scope, value) if name.lower() == b"location" else value)
                     for name, value in _end_to_end(event.headers.raw_items())
-                    # Some say how long the body is that they do not send; our server would wait for it.
-                    if event.status_code not in (204, 304) or name.lower() != b"content-length"
                 ]
                 await send({"type": "http.response.start", "status": event.status_code, "headers": headers})
             case h11.Data():

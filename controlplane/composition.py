@@ -17,6 +17,7 @@ from controlplane.lifecycle.reaper import reap
 from controlplane.lifecycle.recovery import Recovery
 from controlplane.lifecycle.registry import Registry
 from controlplane.lifecycle.sandboxes import Sandboxes, template_for
+from controlplane.lifecycle.snapshots import Snapshots
 from controlplane.link.accept import Accept
 from controlplane.link.directory import Directory
 from controlplane.link.peer import is_init_of
@@ -32,8 +33,10 @@ from controlplane.tasks import Background
 class ControlPlane(msgspec.Struct, frozen=True):
     """A control plane that runs, without its edge."""
 
+    registry: Registry
     sandboxes: Sandboxes
     pauses: Pauses
+    snapshots: Snapshots
     pool: Pool
     relay: Relay
     directory: Directory
@@ -90,6 +93,15 @@ async def compose(
             max_starting=settings.engine.concurrent_starts,
         )
         stack.push_async_callback(pool.aclose)
+        pauses = Pauses(registry, driver, background)
+        snapshots = Snapshots(
+            store=store,
+            registry=registry,
+            pauses=pauses,
+            driver=driver,
+            background=background,
+            most=settings.storage.max_snapshots,
+        )
         sandboxes = Sandboxes(
             settings=settings,
             registry=registry,
@@ -99,8 +111,8 @@ async def compose(
             driver=driver,
             directory=directory,
             background=background,
+            find_snapshot=snapshots.get,
         )
-        pauses = Pauses(registry, driver, background)
         recovery = Recovery(
             driver=driver,
             registry=registry,
@@ -114,16 +126,19 @@ async def compose(
             background=background,
         )
         await recovery.start()
+        snapshots.recover()
         background.start(recovery.watch_forever(), name="recovery.watch")
         background.start(recovery.sweep_forever(), name="recovery.sweep")
         background.start(reap(deadlines, sandboxes.expire), name="lifecycle.reap")
         background.start(store.tend(), name="store.tend")
         pool.open()
         yield ControlPlane(
+            registry=registry,
             sandboxes=sandboxes,
             pauses=pauses,
+            snapshots=snapshots,
             pool=pool,
-            relay=Relay(sandboxes.get, directory),
+            relay=Relay(sandboxes.get, directory, sandboxes.used),
             directory=directory,
             deadlines=deadlines,
             recovery=recovery,

@@ -109,6 +109,20 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     concurrent_starts: Annotated[
         int, _help("Containers to start at once; more than 4 gives no more throughput.", ge=1, le=64)
     ] = 4
+    pull: Annotated[
+        Literal["missing", "never"],
+        _help("Images of others that the engine does not have: fetch them when a sandbox asks, or refuse."),
+    ] = "missing"
+
+
+class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """[storage]"""
+
+    allowed_host_paths: Annotated[
+        tuple[str, ...],
+        _help("Directories of the host that volumes may be in, separated by commas in a variable or flag. None: none."),
+    ] = ()
+    max_snapshots: Annotated[int, _help("Snapshots to keep at most; each takes what its sandbox wrote.", ge=0)] = 100
 
 
 class PathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +149,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox: SandboxSettings = SandboxSettings()
     pools: tuple[PoolSettings, ...] = ()
     engine: EngineSettings = EngineSettings()
+    storage: StorageSettings = StorageSettings()
     paths: PathSettings = PathSettings()
     logs: LogSettings = LogSettings()
     aliases: dict[str, str] = {}
@@ -171,6 +186,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerSettings,
     "sandbox": SandboxSettings,
     "engine": EngineSettings,
+    "storage": StorageSettings,
     "paths": PathSettings,
     "logs": LogSettings,
 }
@@ -204,11 +220,9 @@ def _expected(kind: Any, meta: Meta) -> str:
     if kind in (bool, bool | None):
         return "true or false"
     options = get_args(kind)
-    return (
-        "a list of texts, each of 16 visible ASCII characters or more"
-        if options[0] == ApiKey
-        else f"one of {', '.join(options)}"
-    )
+    if options[0] == ApiKey:
+        return "a list of texts, each of 16 visible ASCII characters or more"
+    return "a list of texts" if options[0] is str else f"one of {', '.join(options)}"
 
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[tuple[str, str], str]) -> Settings:
@@ -237,6 +251,11 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[tuple
                 tree.setdefault(row.section, {})[row.key] = value
     settings = _convert(tree, "settings")
     _refuse_twins(settings)
+    for allowed in settings.storage.allowed_host_paths:
+        if not os.path.isabs(allowed) or os.path.normpath(allowed) != allowed or allowed == "/":
+            raise ConfigError(
+                f"[storage] allowed_host_paths: expected absolute paths without '..', and not the root, got {allowed!r}"
+            )
     return msgspec.structs.replace(settings, paths=_absolute(settings.paths, environment, home))
 
 

@@ -9,6 +9,7 @@ SandlotError
 ├── RuntimeFailure              the engine refused or failed
 │   ├── EngineUnavailable       the engine does not answer at all
 │   ├── ImageMissing            the engine does not have that image
+│   ├── VolumeRefused           a volume cannot be mounted
 │   └── StartFailed             the container did not come up
 ├── LinkClosed                  we closed the link
 ├── LinkLost                    the link broke, or did not come (back) in time
@@ -86,9 +87,15 @@ class EngineUnavailable(RuntimeFailure):
 
 
 class ImageMissing(RuntimeFailure):
-    """The engine does not have the image, and nobody allowed us to pull it."""
+    """The engine does not have the image, and it could not be pulled, or nobody allowed us to."""
 
     code = "image.missing"
+
+
+class VolumeRefused(RuntimeFailure):
+    """A volume is not there, or is not what it was when it was looked at; `code` says which."""
+
+    code = "volume.not_found"
 
 
 class StartFailed(RuntimeFailure):

@@ -48,7 +48,7 @@ class Provisioner:
         """Make a container and wait for its execd. Nothing is left behind on failure or cancellation.
 
         Raises:
-            ImageMissing, StartFailed, RuntimeFailure: the engine's reasons.
+            ImageMissing, VolumeRefused, StartFailed, RuntimeFailure: the engine's reasons.
             LinkLost: it started, but its agent did not connect.
         """
         sandbox_id = new_sandbox_id()
@@ -66,6 +66,8 @@ class Provisioner:
                     labels={TEMPLATE_LABEL: template_text(template)},
                     runtime=template.runtime,
                     hardened=template.hardened,
+                    volumes=template.volumes,
+                    gpus=template.gpus,
                 )
             )
             self._accept.expect(sandbox_id, container_id)

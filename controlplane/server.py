@@ -65,6 +65,8 @@ async def control_plane(
         app = make_app(
             sandboxes=plane.sandboxes,
             pauses=plane.pauses,
+            snapshots=plane.snapshots,
+            registry=plane.registry,
             relay=plane.relay,
             credentials=plane.credentials,
             settings=_api_settings(settings),

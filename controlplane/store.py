@@ -14,19 +14,27 @@ import fcntl
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from controlplane.errors import ConfigError, SandlotError
-from controlplane.sandbox import Sandbox
+from controlplane.sandbox import Sandbox, Snapshot
+
+T = TypeVar("T")
 
 FILE = "sandlot.db"
-SCHEMA_VERSION = 1
-_SCHEMA = """
+# What each version added to the one before.
+_SCHEMA = (
+    """
 CREATE TABLE sandboxes (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
+""",
+    "CREATE TABLE snapshots (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;",
+)
+SCHEMA_VERSION = len(_SCHEMA)
 
 CHECKPOINT_S = 60.0
 # Should `tend()` not come to it: then the log is moved on the event loop, before it fills the disk.
@@ -42,7 +50,7 @@ class StoreError(SandlotError):
 
 
 class Store:
-    """Sandboxes that survive this process. One process at a time has it open."""
+    """Sandboxes and snapshots that survive this process. One process at a time has it open."""
 
     def __init__(self, state_dir: Path) -> None:
         """Open the store, making it at first.
@@ -55,7 +63,6 @@ class Store:
             self._lock = _prepare(state_dir)
             opened.callback(os.close, self._lock)
             self._encode = msgspec.json.Encoder().encode
-            self._decode = msgspec.json.Decoder(Sandbox).decode
             try:
                 self._database = sqlite3.connect(self._path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
                 opened.callback(self._database.close)
@@ -74,8 +81,9 @@ class Store:
                 f"{self._path}: made by a newer Sandlot (schema {version}, this one knows {SCHEMA_VERSION}): "
                 "start that one, or choose another [paths] state_dir"
             )
-        if version == 0:
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        if version < SCHEMA_VERSION:
+            missing = " ".join(_SCHEMA[version:])
+            self._database.executescript(f"BEGIN; {missing} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     def put(self, sandbox: Sandbox) -> None:
         """Keep a sandbox, new or changed. Raises StoreError."""
@@ -87,13 +95,19 @@ class Store:
 
     def all(self) -> list[Sandbox]:
         """Return all sandboxes. Raises StoreError, also for a record that cannot be read."""
-        sandboxes = []
-        for sandbox_id, record in self._execute("SELECT id, record FROM sandboxes"):
-            try:
-                sandboxes.append(self._decode(record))
-            except msgspec.DecodeError as error:
-                raise StoreError(f"{self._path}: the record of sandbox {sandbox_id} cannot be read: {error}") from error
-        return sandboxes
+        return self._read("sandbox", Sandbox, self._execute("SELECT id, record FROM sandboxes"))
+
+    def put_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot, new or changed. Raises StoreError."""
+        self._execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", snapshot.id, self._encode(snapshot).decode())
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Forget a snapshot. Idempotent. Raises StoreError."""
+        self._execute("DELETE FROM snapshots WHERE id = ?", snapshot_id)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return all snapshots. Raises StoreError, also for a record that cannot be read."""
+        return self._read("snapshot", Snapshot, self._execute("SELECT id, record FROM snapshots"))
 
     def instance(self) -> str:
         """Return the id of this installation, made at first; it labels our containers. Raises StoreError."""
@@ -117,6 +131,16 @@ class Store:
         """Close the store and let others have it."""
         self._database.close()
         os.close(self._lock)
+
+    def _read(self, noun: str, kind: type[T], rows: Iterable[tuple[str, ...]]) -> list[T]:
+        decoder = msgspec.json.Decoder(kind)
+        records = []
+        for record_id, record in rows:
+            try:
+                records.append(decoder.decode(record))
+            except msgspec.DecodeError as error:
+                raise StoreError(f"{self._path}: the record of {noun} {record_id} cannot be read: {error}") from error
+        return records
 
     def _execute(self, statement: str, *values: str) -> list[tuple[str, ...]]:
         try:

@@ -160,6 +160,8 @@ async def serving(
     app = make_app(
         sandboxes=sandboxes,  # type: ignore[arg-type]
         pauses=sandboxes,  # type: ignore[arg-type]
+        snapshots=None,  # type: ignore[arg-type]
+        registry=None,  # type: ignore[arg-type]
         relay=Relay(sandboxes.get, directory),
         credentials=credentials,
         settings=settings or ApiSettings(),

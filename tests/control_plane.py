@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.composition import ControlPlane, compose
-from controlplane.config import PathSettings, SandboxSettings, Settings
+from controlplane.config import PathSettings, SandboxSettings, Settings, StorageSettings
 from controlplane.sandbox import CreateRequest
 from controlplane.store import Store
 from tests.fakes.agents import CutDriver
@@ -35,10 +35,13 @@ class Home:
         return self.path / "run" / "sandboxes"
 
     @contextlib.asynccontextmanager
-    async def run(self, *, full: bool = True, **sandbox: Any) -> AsyncIterator[ControlPlane]:
+    async def run(
+        self, *, full: bool = True, storage: StorageSettings | None = None, **sandbox: Any
+    ) -> AsyncIterator[ControlPlane]:
         """Run a control plane, with these settings of `[sandbox]`; with *full*, once its pool is full."""
         settings = Settings(
             sandbox=SandboxSettings(**{"image": IMAGE, "pool_size": 2, **sandbox}),
+            storage=storage or StorageSettings(),
             paths=PathSettings(state_dir=str(self.path / "state"), run_dir=str(self.path / "run")),
         )
         async with compose(settings, self._make_driver, verify=lambda pid, container_id: True) as plane:

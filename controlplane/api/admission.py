@@ -9,15 +9,21 @@ import platform
 import re
 from collections.abc import Mapping
 
+import msgspec
+
 from controlplane.api.quantities import parse_cpus, parse_memory
-from controlplane.api.schema import CreateSandboxRequest, Platform, clean_env
+from controlplane.api.schema import CreateSandboxRequest, Image, Platform, clean_env
+from controlplane.api.volumes import VolumeView, admit_volumes
 from controlplane.errors import InvalidRequest
-from controlplane.sandbox import CreateRequest, Limits
+from controlplane.lifecycle.activity import IDLE_KEY, RENEWAL_KEY
+from controlplane.sandbox import CreateRequest, Credentials, Limits
 
 MIN_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 10 * 365 * 86400  # ten years: beyond it no calendar is safe
 MAX_ENTRIES = 256  # of env, metadata and extensions each
 MAX_IMAGE_CHARS = 512
+MAX_GPUS = 64
+SNAPSHOT_ENTRYPOINT = ("tail", "-f", "/dev/null")
 # The kernel's limit for one argument (MAX_ARG_STRLEN) less its terminator.
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 
@@ -29,7 +35,8 @@ _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_ACCESS_RENEWAL = "access.renew.extend.seconds"
+# Extensions that are a number of seconds: the least and the most.
+_SECONDS = {RENEWAL_KEY: (300, 86400), IDLE_KEY: (10, 30 * 86400)}
 
 
 def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
@@ -39,19 +46,22 @@ def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
         InvalidRequest: the message names the field.
     """
     _refuse_unsupported(body)
-    if body.image is None:
+    if body.image is None and not body.snapshot_id:
         raise InvalidRequest("image: is missing")
-    uri = body.image.uri
-    if len(uri) > MAX_IMAGE_CHARS or not _IMAGE.fullmatch(uri):
-        raise InvalidRequest("image.uri: is not the name of an image")
+    limits = _limits(body.resource_limits, defaults)
+    _check_requests(body.resource_requests or {}, limits or defaults)
     return CreateRequest(
-        image=uri,
-        entrypoint=_entrypoint(body.entrypoint),
+        image=_image(body.image) if body.image is not None else "",
+        snapshot_id=body.snapshot_id or "",
+        credentials=_registry_credentials(body.image),
+        entrypoint=_entrypoint(body.entrypoint or (SNAPSHOT_ENTRYPOINT if body.snapshot_id else None)),
         env=_env(body),
         metadata=_metadata(body.metadata or {}),
         extensions=_extensions(body.extensions or {}),
-        limits=_limits(body.resource_limits, defaults),
+        limits=limits,
         network=_network(body),
+        volumes=admit_volumes(_volumes(body)),
+        gpus=_gpus((body.resource_limits or {}).get("gpu", "")),
         timeout_s=_timeout(body.timeout),
     )
 
@@ -61,18 +71,52 @@ def _refuse_unsupported(body: CreateSandboxRequest) -> None:
     if len(sources) > 1:
         raise InvalidRequest(f"{' and '.join(sources)} exclude each other; give exactly one")
     refused = {
-        "snapshotId": bool(body.snapshot_id),
         "templateId": bool(body.template_id),
-        "image.auth": body.image is not None and body.image.auth is not None,
-        "volumes": bool(body.volumes),
         "lifecycle": bool(body.lifecycle),
         "credentialProxy.enabled": body.credential_proxy is not None and body.credential_proxy.enabled,
-        "resourceRequests": bool(body.resource_requests),
         "platform": body.platform is not None and not _is_ours(body.platform),
     }
     for name, is_asked in refused.items():
         if is_asked:
             raise _unsupported(name)
+
+
+def _image(image: Image) -> str:
+    if len(image.uri) > MAX_IMAGE_CHARS or not _IMAGE.fullmatch(image.uri):
+        raise InvalidRequest("image.uri: is not the name of an image")
+    return image.uri
+
+
+def _registry_credentials(image: Image | None) -> Credentials | None:
+    if image is None or image.auth is None:
+        return None
+    return Credentials(image.auth.username, image.auth.password)
+
+
+def _volumes(body: CreateSandboxRequest) -> list[VolumeView]:
+    try:
+        return msgspec.convert(body.volumes or [], list[VolumeView])
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"volumes: {error}") from error
+
+
+def _gpus(text: str) -> str:
+    if not text or text == "all" or (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_GPUS):
+        return text
+    raise InvalidRequest(f'resourceLimits.gpu: must be "all" or a number from 1 to {MAX_GPUS}, not {text[:64]!r}')
+
+
+def _check_requests(requests: dict[str, str], limits: Limits) -> None:
+    """What a sandbox asks for at least is what it may use at most here: on one machine nothing is set aside."""
+    for key, text in requests.items():
+        if key == "cpu":
+            asked, most = parse_cpus(text, "resourceRequests.cpu"), limits.cpus
+        elif key == "memory":
+            asked, most = parse_memory(text, "resourceRequests.memory"), float(limits.memory_bytes)
+        else:
+            raise _unsupported(f"resourceRequests.{key[:64]}")
+        if most and asked > most:
+            raise InvalidRequest(f"resourceRequests.{key}: is more than the limit")
 
 
 def _sources(body: CreateSandboxRequest) -> dict[str, bool]:
@@ -159,8 +203,12 @@ def _extensions(extensions: dict[str, str]) -> dict[str, str]:
     for key in extensions:
         if key == "poolRef":
             raise _unsupported("extensions.poolRef", "; it keeps its own pools, by image")
-        if key == _ACCESS_RENEWAL or key.startswith(("bootstrap.", "storage.")):
+        if key.startswith(("bootstrap.", "storage.")):
             raise _unsupported(f"extensions.{key[:64]}")
+    for key, (least, most) in _SECONDS.items():
+        text = extensions.get(key, str(least))
+        if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
+            raise InvalidRequest(f"extensions.{key}: must be a number of seconds from {least} to {most}, as a text")
     return extensions
 
 
@@ -173,7 +221,7 @@ def _limits(wanted: dict[str, str] | None, defaults: Limits) -> Limits | None:
             cpus = parse_cpus(text, "resourceLimits.cpu")
         elif key == "memory":
             memory_bytes = parse_memory(text, "resourceLimits.memory")
-        else:
+        elif key != "gpu":
             raise _unsupported(f"resourceLimits.{key[:64]}")
     return Limits(cpus=cpus, memory_bytes=memory_bytes, pids=defaults.pids)
 

@@ -21,6 +21,7 @@ from controlplane.api.auth import Authentication, Checks
 from controlplane.api.code import Codes
 from controlplane.api.commands import Commands
 from controlplane.api.contexts import LiveContexts
+from controlplane.api.diagnostics import Diagnostics
 from controlplane.api.egress import Egress
 from controlplane.api.execute import Execution
 from controlplane.api.files import Files
@@ -31,6 +32,7 @@ from controlplane.api.ports import OPERATION as PORT_OPERATION
 from controlplane.api.ports import Ports
 from controlplane.api.problems import answer_error, answer_http_error, flat
 from controlplane.api.sessions import Sessions
+from controlplane.api.snapshots import Snapshots
 from controlplane.api.terminals import Terminals
 from controlplane.api.transfer import Transfers
 from controlplane.errors import SandlotError
@@ -38,7 +40,9 @@ from controlplane.sandbox import Limits
 
 if TYPE_CHECKING:
     from controlplane.lifecycle.pauses import Pauses
+    from controlplane.lifecycle.registry import Registry
     from controlplane.lifecycle.sandboxes import Sandboxes
+    from controlplane.lifecycle.snapshots import Snapshots as AllSnapshots
     from controlplane.link.relay import Relay
 
 ANY = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -58,6 +62,8 @@ def make_app(
     *,
     sandboxes: Sandboxes,
     pauses: Pauses,
+    snapshots: AllSnapshots,
+    registry: Registry,
     relay: Relay,
     credentials: Checks,
     settings: ApiSettings,
@@ -74,6 +80,8 @@ def make_app(
         public_address=settings.public_address,
         port_domain=settings.port_domain,
     )
+    kept = Snapshots(snapshots)
+    diagnostics = Diagnostics(registry, relay)
     egress = Egress(sandboxes)
     health = Health(relay, metrics_registry, is_ready)
     codes = Codes(relay, settings.run_timeout_s)
@@ -98,6 +106,13 @@ def make_app(
             "/sandboxes/{sandbox_id}/metadata", lifecycle.change_metadata, methods=["PATCH"], name="sandbox.metadata"
         ),
         Route("/sandboxes/{sandbox_id}/renew-expiration", lifecycle.renew, methods=["POST"], name="sandbox.renew"),
+        Route("/sandboxes/{sandbox_id}/snapshots", kept.create, methods=["POST"], name="snapshot.create"),
+        Route("/snapshots", kept.list, methods=["GET"], name="snapshot.list"),
+        Route("/snapshots/{snapshot_id}", kept.get, methods=["GET"], name="snapshot.get"),
+        Route("/snapshots/{snapshot_id}", kept.delete, methods=["DELETE"], name="snapshot.delete"),
+        Route(
+            "/sandboxes/{sandbox_id}/diagnostics/{kind}", diagnostics.read, methods=["GET"], name="sandbox.diagnostics"
+        ),
         Route("/sandboxes/{sandbox_id}/endpoints/{port}", lifecycle.endpoint, name="sandbox.endpoint"),
         Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="sandbox.get"),
         Route("/metrics/events", lifecycle.report, methods=["POST"], name="metrics.report"),
@@ -196,15 +211,10 @@ def _lifecycle_refusals() -> list[BaseRoute]:
     """What the lifecycle contract has and this server has not (yet): each with a status that its clients expect."""
     sandbox = "/sandboxes/{sandbox_id}"
     pools = "KUBERNETES::POOL_NOT_SUPPORTED"
-    snapshots = "SNAPSHOT::UNSUPPORTED_RUNTIME"
     return [
         Route(
             f"{sandbox}/networkpolicy", refuse(400, "changing the egress policy"), methods=["PUT", "PATCH", "DELETE"]
         ),
-        Route(f"{sandbox}/diagnostics/{{kind}}", refuse(501, "diagnostics"), methods=["GET"]),
-        Route(f"{sandbox}/snapshots", refuse(400, "snapshots", snapshots), methods=["POST"]),
-        Route("/snapshots", refuse(400, "snapshots", snapshots), methods=["GET"]),
-        Route("/snapshots/{snapshot_id}", refuse(404, "snapshots", snapshots), methods=["GET", "DELETE"]),
         Route("/templates", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
         Route("/templates/{rest:path}", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
         Route("/pools", refuse(501, "pools over the API", pools), methods=ANY),

@@ -17,11 +17,11 @@ from controlplane.api.admission import MAX_ENTRIES, admit, check_metadata
 from controlplane.api.auth import EGRESS_TOKEN_HEADER, EXECD_TOKEN_HEADER, PORT_TOKEN_HEADER, Checks
 from controlplane.api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from controlplane.api.idempotency import Idempotency
+from controlplane.api.pages import chosen_states, paginate
 from controlplane.api.schema import (
     MAX_JSON_BYTES,
     CreateSandboxRequest,
     EndpointView,
-    Pagination,
     Renewal,
     SandboxPage,
     decode,
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 EXECD_PORT = 44772
 EGRESS_PORT = 18080
-DEFAULT_PAGE_SIZE = 20
-MAX_PAGE_SIZE = 200
 MAX_EVENT_BYTES = 64 * 1024
 LATEST = 1 << 40  # Unix time, s: beyond any calendar
 
@@ -84,19 +82,15 @@ class Lifecycle:
 
     async def list(self, request: Request) -> Response:
         """GET /sandboxes?state=&state=&metadata=&page=&pageSize=: any of the states, all of the metadata."""
-        page = integer(request, "page", least=1, code=_INVALID) or 1
-        size = integer(request, "pageSize", least=1, most=MAX_PAGE_SIZE, code=_INVALID) or DEFAULT_PAGE_SIZE
-        states = {_state(text) for text in request.query_params.getlist("state")}
+        states = chosen_states(request, State)
         metadata = _metadata_filter(request.query_params.get("metadata", ""))
         chosen = [
             sandbox
             for sandbox in self._sandboxes.list()
             if (not states or sandbox.state in states) and metadata.items() <= sandbox.spec.metadata.items()
         ]
-        start = (page - 1) * size
-        pages = -(-len(chosen) // size)
-        items = [view(sandbox) for sandbox in chosen[start : start + size]]
-        return json_answer(SandboxPage(items, Pagination(page, size, len(chosen), pages, page < pages)))
+        items, pagination = paginate(request, chosen)
+        return json_answer(SandboxPage([view(sandbox) for sandbox in items], pagination))
 
     async def get(self, request: Request) -> Response:
         """GET /sandboxes/{id}."""
@@ -182,14 +176,6 @@ class Lifecycle:
             return host
         name, port = request.scope.get("server") or ("localhost", None)
         return f"{name}:{port}" if port else name
-
-
-def _state(text: str) -> State:
-    try:
-        return State(text)
-    except ValueError:
-        known = ", ".join(state.value for state in State)
-        raise InvalidRequest(f"state: {text[:64]!r} is none of {known}") from None
 
 
 def _metadata_filter(text: str) -> dict[str, str]:

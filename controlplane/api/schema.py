@@ -81,7 +81,7 @@ class CreateSandboxRequest(Wire, frozen=True):
     network_policy: NetworkPolicy | None = None
     credential_proxy: CredentialProxy | None = None
     lifecycle: dict[str, Any] | None = None
-    volumes: list[Any] | None = None
+    volumes: list[Any] | None = None  # each a `volumes.VolumeView`
 
 
 class Status(Wire, frozen=True):
@@ -98,6 +98,7 @@ class SandboxView(Wire, frozen=True, kw_only=True):
 
     id: str
     image: Image | None = None
+    snapshot_id: str = ""
     status: Status
     metadata: dict[str, str] = {}
     extensions: dict[str, str] = {}
@@ -140,7 +141,8 @@ def view(sandbox: Sandbox, *, with_image: bool = True) -> SandboxView:
     """Return a sandbox as the contract shows it."""
     return SandboxView(
         id=sandbox.id,
-        image=Image(sandbox.requested_image) if with_image else None,
+        image=Image(sandbox.requested_image) if with_image and sandbox.requested_image else None,
+        snapshot_id=sandbox.snapshot_id if with_image else "",
         status=Status(sandbox.state.value, sandbox.reason, sandbox.message, sandbox.state_changed_at),
         metadata=sandbox.spec.metadata,
         extensions=sandbox.spec.extensions,

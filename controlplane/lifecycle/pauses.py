@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
@@ -34,7 +36,7 @@ class Pauses:
         self._registry = registry
         self._driver = driver
         self._background = background
-        self._changing: set[str] = set()
+        self._changing: Counter[str] = Counter()  # how many are at work on each
 
     async def pause(self, sandbox_id: str) -> Sandbox:
         """Pause a running sandbox; return it paused.
@@ -58,13 +60,28 @@ class Pauses:
 
     def settle(self, sandbox: Sandbox, container: Container) -> None:
         """Have the record of a living container say what is. Raises StoreError."""
-        if sandbox.id in self._changing:
+        if self._changing[sandbox.id]:
             return  # that will say so itself
         events = DISAGREEMENTS.get((sandbox.state, container.state), ())
         for event in events:
             self._registry.advance(sandbox.id, event)
         if events:
             log.info("sandbox.settled", sandbox=sandbox.id, state=self._registry.get(sandbox.id).state.value)
+
+    @contextlib.contextmanager
+    def held(self, sandbox_id: str) -> Iterator[None]:
+        """Inside, a pause that the engine tells of is not the client's; afterwards, look how things stand."""
+        self._changing[sandbox_id] += 1
+        try:
+            yield
+        finally:
+            self._release(sandbox_id)
+            self.look_again(sandbox_id)
+
+    def _release(self, sandbox_id: str) -> None:
+        self._changing[sandbox_id] -= 1
+        if not self._changing[sandbox_id]:
+            del self._changing[sandbox_id]
 
     def look_again(self, sandbox_id: str) -> None:
         """Something was said about it that may be past already: ask the engine, and settle."""
@@ -98,9 +115,9 @@ class Pauses:
             except SandlotError as error:
                 outcome.set_exception(error)
             finally:
-                self._changing.discard(sandbox.id)
+                self._release(sandbox.id)
                 outcome.cancel()
 
-        self._changing.add(sandbox.id)
+        self._changing[sandbox.id] += 1
         self._background.start(carry_out(), name=f"sandbox.{done.value}")
         return await asyncio.shield(outcome)

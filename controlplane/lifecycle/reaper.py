@@ -18,19 +18,21 @@ LONGEST_SLEEP_S = 1.0
 RETRY_S = 5.0
 
 
-async def reap(deadlines: Deadlines, expire: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
-    """Call *expire* for every sandbox whose deadline has passed. Never returns."""
+async def reap(
+    deadlines: Deadlines, expire: Callable[[str, float], None], clock: Callable[[], float] = time.time
+) -> None:
+    """Call *expire* with every sandbox whose deadline has passed, and with the time it is. Never returns."""
     while True:
         reap_once(deadlines, expire, clock())
         due = deadlines.next_due()
         await asyncio.sleep(LONGEST_SLEEP_S if due is None else min(max(due - clock(), 0.0), LONGEST_SLEEP_S))
 
 
-def reap_once(deadlines: Deadlines, expire: Callable[[str], None], now: float) -> None:
+def reap_once(deadlines: Deadlines, expire: Callable[[str, float], None], now: float) -> None:
     """Do that once. A sandbox that cannot be ended now, because the store fails, is tried again; the others go on."""
     for sandbox_id in deadlines.pop_due(now):
         try:
-            expire(sandbox_id)
+            expire(sandbox_id, now)
         except SandlotError as error:
             log.warning("sandbox.expire_failed", sandbox=sandbox_id, error=error.message, retry_s=RETRY_S)
             deadlines.set(sandbox_id, now + RETRY_S)

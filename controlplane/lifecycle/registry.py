@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from controlplane.errors import NotFound
+from controlplane.lifecycle.journal import Journal
 from controlplane.lifecycle.states import Event, advance
 from controlplane.sandbox import Sandbox, State
 from controlplane.store import Store
@@ -19,9 +20,10 @@ def utc_now() -> datetime:
 
 
 class Registry:
-    """Sandboxes by id. Every change is in the store before anybody sees it."""
+    """Sandboxes by id. Every change is in the store before anybody sees it; changes of state are in the journal too."""
 
     def __init__(self, store: Store, now: Callable[[], datetime] = utc_now) -> None:
+        self.journal = Journal(now)
         self._store = store
         self._now = now
         self._sandboxes: dict[str, Sandbox] = {sandbox.id: sandbox for sandbox in store.all()}
@@ -66,9 +68,12 @@ class Registry:
         """
         sandbox = self.get(sandbox_id)
         state = advance(sandbox.state, event)
-        return self.put(replace(sandbox, state=state, state_changed_at=self._now(), reason=reason, message=message))
+        sandbox = self.put(replace(sandbox, state=state, state_changed_at=self._now(), reason=reason, message=message))
+        self.journal.note(sandbox_id, state.value, f"{reason}: {message}" if message else reason)
+        return sandbox
 
     def forget(self, sandbox_id: str) -> None:
         """Drop a sandbox. Idempotent."""
         self._store.delete(sandbox_id)
         self._sandboxes.pop(sandbox_id, None)
+        self.journal.forget(sandbox_id)

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
 from controlplane.config import LONGEST_S, Settings
-from controlplane.errors import AgentError, Conflict, InvalidRequest, LinkLost, NotFound, SandlotError, StartFailed
+from controlplane.errors import (
+    AgentError,
+    Conflict,
+    ImageMissing,
+    InvalidRequest,
+    LinkLost,
+    NotFound,
+    SandlotError,
+    StartFailed,
+)
+from controlplane.lifecycle import activity
+from controlplane.lifecycle.activity import Activity
 from controlplane.lifecycle.claim import claim
 from controlplane.lifecycle.deadlines import Deadlines
+from controlplane.lifecycle.pulls import Pulls
 from controlplane.lifecycle.registry import Registry, utc_now
 from controlplane.lifecycle.states import CLAIMED, LIVE, Event
 from controlplane.link.directory import Directory
-from controlplane.link.link import Link
+from controlplane.link.link import Link, read_output
 from controlplane.link.stream import Stream
 from controlplane.pool.plan import Template
 from controlplane.pool.pool import Pool, Warm
 from controlplane.provision import Provisioner
 from controlplane.runtime.driver import Container, Driver, EventKind, RuntimeEvent
-from controlplane.sandbox import CreateRequest, Sandbox, SandboxSpec, State
+from controlplane.sandbox import CreateRequest, Sandbox, SandboxSpec, Snapshot, SnapshotState, State, Volume
 from controlplane.store import StoreError
 from controlplane.tasks import Background
-from execd.wire.messages import ProcessExited
+from execd.wire.messages import ENTRYPOINT_ID, ProcessExited
 
 log = structlog.get_logger()
 
@@ -35,9 +49,14 @@ CREATE_TIMEOUT_S = 60.0
 UNDO_TIMEOUT_S = 10.0
 # How long a sandbox that ended by itself can still be asked about.
 FINISHED_RETENTION = timedelta(minutes=10)
+# A use that puts a deadline off by less than this is not written down.
+RENEWAL_STEP_S = 10.0
+# What is kept of the output of an entrypoint that ended, and how long its agent may take to tell it.
+KEPT_OUTPUT_BYTES = 64 << 10
+OUTPUT_TIMEOUT_S = 2.0
 # Reasons for which a sandbox is forgotten as soon as its container is gone: nobody knows of it, or wants it any more.
 CREATE_FAILED = "CREATE_FAILED"
-_FORGOTTEN = ("DELETED", "EXPIRED", CREATE_FAILED)
+_FORGOTTEN = ("DELETED", "EXPIRED", "IDLE", CREATE_FAILED)
 
 
 class SandboxStatistics(msgspec.Struct, frozen=True):
@@ -63,6 +82,7 @@ class Sandboxes:
         driver: Driver,
         directory: Directory,
         background: Background,
+        find_snapshot: Callable[[str], Snapshot],
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -72,6 +92,9 @@ class Sandboxes:
         self._driver = driver
         self._directory = directory
         self._background = background
+        self._find_snapshot = find_snapshot
+        self._activity = Activity(directory)
+        self._pulls = Pulls(driver, settings.engine.pull, background)
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._making: dict[str, StartFailed | None] = {}  # what happened to a container while it is being claimed
         self._created = self._failed_creates = self._expired = 0
@@ -82,17 +105,22 @@ class Sandboxes:
         """Create a sandbox and return it running. Cancelled or failed, it leaves nothing behind.
 
         Raises:
-            InvalidRequest: the lifetime is too long, or the entrypoint cannot be executed.
-            ImageMissing, StartFailed, RuntimeFailure, LinkLost: no container came up, or it died while it was claimed.
+            InvalidRequest: the lifetime is too long, a host path is not allowed, there are no GPUs, or the entrypoint
+                cannot be executed.
+            NotFound, Conflict: the snapshot does not exist, or is not ready.
+            ImageMissing, VolumeRefused, StartFailed, RuntimeFailure, LinkLost: no container came up, or it died while
+                it was claimed.
             CapacityExhausted: none came up in time.
             StoreError: the sandbox could not be written down.
         """
         spec = self._spec(request)
         lifetime = self._lifetime(request.timeout_s)
+        if spec.gpus:
+            await self._check_gpus()
         try:
-            warm = await self._pool.take(self._template(spec), timeout_s=CREATE_TIMEOUT_S)
+            warm = await self._take(request, self._template(spec))
             # Without a pause, so that nothing can happen to it before it is ours.
-            sandbox = await self._bind(warm, spec, request.image, lifetime)
+            sandbox = await self._bind(warm, spec, request, lifetime)
         except SandlotError:
             self._failed_creates += 1
             raise
@@ -131,8 +159,20 @@ class Sandboxes:
         if expires_at <= utc_now():
             raise InvalidRequest("expiresAt must be in the future", code="sandbox.invalid_expiration")
         sandbox = self._registry.put(replace(sandbox, expires_at=expires_at))
-        self._set_deadline(sandbox_id, expires_at)
+        self._registry.journal.note(sandbox_id, "Renewed", f"until {expires_at:%Y-%m-%dT%H:%M:%SZ}")
+        self._schedule(sandbox)
         return sandbox
+
+    def used(self, sandbox_id: str) -> None:
+        """A client uses a sandbox, by whatever door. Costs next to nothing where no extension asks for it."""
+        sandbox = self._registry.find(sandbox_id)
+        if sandbox is None or not sandbox.spec.extensions:
+            return
+        self._activity.touch(sandbox_id)
+        try:
+            self._renew_by_use(sandbox)
+        except StoreError as error:  # the use itself goes on; the next one tries again
+            log.warning("sandbox.renew_failed", sandbox=sandbox_id, error=error.message)
 
     def change_metadata(self, sandbox_id: str, changes: Mapping[str, str | None], *, most: int) -> Sandbox:
         """Set metadata, or drop what is None, and leave the rest: writers lose nothing of each other's.
@@ -159,13 +199,19 @@ class Sandboxes:
 
     # -- what happens by itself
 
-    def expire(self, sandbox_id: str) -> None:
-        """A deadline has passed. Raises StoreError: then call it again later."""
+    def expire(self, sandbox_id: str, now: float) -> None:
+        """A deadline has passed, unless its use put it off. Raises StoreError: then call it again later."""
         sandbox = self._registry.find(sandbox_id)
         if sandbox is None or sandbox.state is State.STOPPING:
             return
         if sandbox.state in LIVE:
-            self._stop(sandbox_id, reason="EXPIRED")
+            sandbox = self._renew_by_use(sandbox)
+            due = activity.due(sandbox, self._activity.last(sandbox), now)
+            if due is None or due > now:
+                self._schedule(sandbox)
+                return
+            is_over = sandbox.expires_at is not None and sandbox.expires_at.timestamp() <= now
+            self._stop(sandbox_id, reason="EXPIRED" if is_over else "IDLE")
             self._expired += 1
         else:
             self._registry.forget(sandbox_id)
@@ -184,6 +230,8 @@ class Sandboxes:
         """The engine says that something happened to a container."""
         if event.kind is EventKind.OOM:
             log.info("sandbox.oom", sandbox=event.sandbox_id)
+            if self._registry.find(event.sandbox_id) is not None:
+                self._registry.journal.note(event.sandbox_id, "OutOfMemory", "the kernel ended a process of it")
         elif event.kind is EventKind.DIED:
             self._lost(event.sandbox_id, "CONTAINER_DIED", f"the container ended with exit code {event.exit_code}")
         elif event.kind is EventKind.REMOVED:
@@ -201,9 +249,10 @@ class Sandboxes:
     def resume(self, sandbox: Sandbox) -> None:
         """Set the deadline of a sandbox of an earlier run."""
         if sandbox.state in LIVE:
-            self._set_deadline(sandbox.id, sandbox.expires_at)
+            self._registry.journal.note(sandbox.id, "Recovered", "the server was started anew")
+            self._schedule(sandbox)
         else:
-            self._set_deadline(sandbox.id, sandbox.state_changed_at + FINISHED_RETENTION)
+            self._remember(sandbox.id, sandbox.state_changed_at)
 
     def abandon(self, sandbox: Sandbox) -> None:
         """This sandbox was being made when that ended; nobody was told of it. Raises StoreError."""
@@ -231,21 +280,62 @@ class Sandboxes:
             raise Conflict(f"sandbox {sandbox_id} is {sandbox.state.value}", code="sandbox.not_running")
         return sandbox
 
+    async def _take(self, request: CreateRequest, template: Template) -> Warm:
+        """Take a container of the pool; where its image is missing, and may be pulled, pull that first."""
+        try:
+            return await self._pool.take(template, timeout_s=CREATE_TIMEOUT_S)
+        except ImageMissing as error:
+            if request.snapshot_id or not self._pulls.may_pull(template.image):
+                raise
+            await self._pulls.pull(template.image, request.credentials, missing=error)
+            return await self._pool.take(template, timeout_s=CREATE_TIMEOUT_S)
+
+    async def _check_gpus(self) -> None:
+        """Raises InvalidRequest when the engine has no runtime that hands GPUs out."""
+        engine = await self._driver.describe()
+        if not engine.gpus:
+            raise InvalidRequest(
+                "resourceLimits.gpu: the container engine has no GPUs to give (no NVIDIA container runtime)",
+                code="sandbox.unsupported",
+            )
+
     def _spec(self, request: CreateRequest) -> SandboxSpec:
         defaults = self._settings.sandbox
+        image, env = self._settings.resolve_image(request.image), request.env
+        if request.snapshot_id:
+            snapshot = self._find_snapshot(request.snapshot_id)
+            if snapshot.state is not SnapshotState.READY:
+                raise Conflict(f"snapshot {snapshot.id} is {snapshot.state.value}", code="snapshot.not_ready")
+            image, env = snapshot.image, {**snapshot.env, **request.env}
         return SandboxSpec(
-            image=self._settings.resolve_image(request.image),
+            image=image,
             entrypoint=request.entrypoint,
-            env=request.env,
+            env=env,
             metadata=request.metadata,
             extensions=request.extensions,
             limits=request.limits or defaults.limits,
             network=defaults.allow_network if request.network is None else request.network,
+            volumes=tuple(map(self._allowed, request.volumes)),
+            gpus=request.gpus,
+        )
+
+    def _allowed(self, volume: Volume) -> Volume:
+        """Return a volume whose host path is split into what the settings allow and what is below it."""
+        if volume.claim:
+            return volume
+        for root in self._settings.storage.allowed_host_paths:
+            if volume.host_root == root or volume.host_root.startswith(f"{root}/"):
+                below = f"{volume.host_root}/{volume.sub_path}".removeprefix(root).strip("/")
+                return replace(volume, host_root=root, sub_path=below)
+        raise InvalidRequest(
+            f"volume {volume.name}: {volume.host_root} is not below one of the server's [storage] allowed_host_paths",
+            code="volume.host_path_not_allowed",
         )
 
     def _template(self, spec: SandboxSpec) -> Template:
         # Limits are bound at claim: a pooled container starts with those of the settings.
-        return template_for(self._settings, spec.image, spec.network)
+        template = template_for(self._settings, spec.image, spec.network)
+        return replace(template, volumes=spec.volumes, gpus=spec.gpus)
 
     def _lifetime(self, timeout_s: int | None) -> timedelta | None:
         longest = self._settings.sandbox.max_lifetime
@@ -257,13 +347,14 @@ class Sandboxes:
             )
         return timedelta(seconds=timeout_s)
 
-    async def _bind(self, warm: Warm, spec: SandboxSpec, image: str, lifetime: timedelta | None) -> Sandbox:
+    async def _bind(self, warm: Warm, spec: SandboxSpec, request: CreateRequest, lifetime: timedelta | None) -> Sandbox:
         """Make a warm container the sandbox that was asked for. On failure it is removed: used is never reused."""
         now = utc_now()
         sandbox = Sandbox(
             id=warm.sandbox_id,
             container_id=warm.container_id,
-            requested_image=image,
+            requested_image=request.image,
+            snapshot_id=request.snapshot_id,
             spec=spec,
             state=State.PENDING,
             created_at=now,
@@ -287,7 +378,7 @@ class Sandboxes:
             raise
         finally:
             del self._making[sandbox.id]
-        self._set_deadline(sandbox.id, sandbox.expires_at)
+        self._schedule(sandbox)
         log.info("sandbox.created", sandbox=sandbox.id, image=spec.image)
         return sandbox
 
@@ -325,6 +416,7 @@ class Sandboxes:
         async with stream:
             try:
                 exited = await stream.expect(ProcessExited)
+                await self._keep_output(sandbox_id)
             except LinkLost:
                 return  # the next link follows
             except AgentError as error:
@@ -338,6 +430,30 @@ class Sandboxes:
             self._stop(sandbox_id, reason="ENTRYPOINT_EXITED", message=text)
         else:
             self._fail(sandbox_id, "ENTRYPOINT_FAILED", text)
+
+    async def _keep_output(self, sandbox_id: str) -> None:
+        """Keep what the entrypoint said last: it is asked for when its container is gone."""
+        link = self._directory.get(sandbox_id)
+        with contextlib.suppress(SandlotError, TimeoutError):
+            async with asyncio.timeout(OUTPUT_TIMEOUT_S):
+                if link is not None:
+                    output = await read_output(link, ENTRYPOINT_ID)
+                    self._registry.journal.keep_output(sandbox_id, output[-KEPT_OUTPUT_BYTES:])
+
+    def _renew_by_use(self, sandbox: Sandbox) -> Sandbox:
+        """Put the deadline off where the sandbox was created with that extension. Raises StoreError."""
+        until = activity.renewed(sandbox, self._activity.last(sandbox))
+        if until is None or sandbox.expires_at is None or until < sandbox.expires_at.timestamp() + RENEWAL_STEP_S:
+            return sandbox
+        return self._registry.put(replace(sandbox, expires_at=datetime.fromtimestamp(until, UTC)))
+
+    def _schedule(self, sandbox: Sandbox) -> None:
+        """Set when to look whether a sandbox is to end."""
+        due = activity.due(sandbox, self._activity.last(sandbox), time.time())
+        if due is None:
+            self._deadlines.drop(sandbox.id)
+        else:
+            self._deadlines.set(sandbox.id, due)
 
     def _lost(self, sandbox_id: str, reason: str, text: str) -> None:
         """A container has ended, or must end: whoever has to do with it hears of it."""
@@ -359,7 +475,7 @@ class Sandboxes:
         if sandbox is None or sandbox.state not in CLAIMED:
             return
         self._end(sandbox_id, Event.FAIL, reason, message)
-        self._set_deadline(sandbox_id, utc_now() + FINISHED_RETENTION)
+        self._remember(sandbox_id, utc_now())
         log.warning("sandbox.failed", sandbox=sandbox_id, reason=reason, message=message)
 
     def _end(self, sandbox_id: str, event: Event, reason: str, message: str) -> None:
@@ -378,11 +494,10 @@ class Sandboxes:
             raise
         self.remove(sandbox)
 
-    def _set_deadline(self, sandbox_id: str, due: datetime | None) -> None:
-        if due is None:
-            self._deadlines.drop(sandbox_id)
-        else:
-            self._deadlines.set(sandbox_id, due.timestamp())
+    def _remember(self, sandbox_id: str, since: datetime) -> None:
+        """It has ended; forget it when nobody will ask any more."""
+        self._activity.forget(sandbox_id)
+        self._deadlines.set(sandbox_id, (since + FINISHED_RETENTION).timestamp())
 
     def _forget_removal(self, sandbox_id: str, task: asyncio.Task[None]) -> None:
         if self._removals.get(sandbox_id) is task:
@@ -392,6 +507,9 @@ class Sandboxes:
         """Take the container away, then the record too, unless the sandbox ended by itself and may be asked about."""
         try:
             await self._provisioner.remove(sandbox.id, sandbox.container_id)
+            for volume in sandbox.spec.volumes:
+                if volume.claim and volume.delete:
+                    await self._driver.remove_volume(volume.claim, sandbox.id)
             self._removed(sandbox.id)
         except SandlotError as error:
             # The record stays as it is, and the sweep tries again.
@@ -404,9 +522,10 @@ class Sandboxes:
         # Still pending: that it ends could not be written down.
         if present.state is State.PENDING or (present.state is State.STOPPING and present.reason in _FORGOTTEN):
             self._registry.forget(sandbox_id)
+            self._activity.forget(sandbox_id)
         elif present.state is State.STOPPING:
             self._registry.advance(sandbox_id, Event.GONE, reason=present.reason, message=present.message)
-            self._set_deadline(sandbox_id, utc_now() + FINISHED_RETENTION)
+            self._remember(sandbox_id, utc_now())
 
 
 def template_for(settings: Settings, image: str, network: bool) -> Template:

@@ -11,10 +11,10 @@ from websockets.exceptions import ConnectionClosed
 
 from controlplane.link.stream import Stream, T, translate
 from controlplane.link.websocket import breach_of
-from execd.wire.aio import Endpoint
+from execd.wire.aio import Data, Endpoint
 from execd.wire.connection import Connection, Role
 from execd.wire.errors import RemoteProtocolError, WireError
-from execd.wire.messages import GENERATION, Hello, Request
+from execd.wire.messages import GENERATION, Hello, ProcessOutput, ProcessState, Request
 
 CLOSE_TIMEOUT_S = 2.0
 
@@ -95,3 +95,15 @@ class Link:
                 await self._websocket.close()
         except TimeoutError:  # a peer that does not read does not hear a goodbye
             self._websocket.transport.abort()
+
+
+async def read_output(link: Link, process_id: str) -> bytes:
+    """Return what is kept of a process's output, at most execd's bound for it. Errors as in `Stream.receive`."""
+    output = bytearray()
+    async with await link.open(ProcessOutput(id=process_id)) as stream:
+        stream.end()
+        await stream.expect(ProcessState)
+        while (piece := await stream.receive()) is not None:
+            if isinstance(piece, Data):
+                output += piece.data
+    return bytes(output)

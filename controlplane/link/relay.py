@@ -16,11 +16,14 @@ RELINK_TIMEOUT_S = 5.0
 
 
 class Relay:
-    """`find` returns a sandbox by its id or raises NotFound."""
+    """`find` returns a sandbox by its id or raises NotFound; `on_use` hears of every request to one."""
 
-    def __init__(self, find: Callable[[str], Sandbox], directory: Directory) -> None:
+    def __init__(
+        self, find: Callable[[str], Sandbox], directory: Directory, on_use: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._find = find
         self._directory = directory
+        self._on_use = on_use
 
     async def link(self, sandbox_id: str) -> Link:
         """Return the link of a running sandbox.
@@ -36,6 +39,7 @@ class Relay:
         if link is None:
             link = await self._directory.wait(sandbox_id, timeout_s=RELINK_TIMEOUT_S)
             self._check_running(sandbox_id)
+        self._on_use(sandbox_id)
         return link
 
     async def open(self, sandbox_id: str, request: Request, *, with_input: bool = False) -> Stream:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from controlplane.sandbox import Limits
+from controlplane.sandbox import Limits, Volume
 
 # How far demand may raise a target above its configured size: twice as many, so that an idle server does not keep
 # what one burst asked for.
@@ -21,6 +21,8 @@ class Template(msgspec.Struct, frozen=True):
     limits: Limits
     runtime: str = ""
     hardened: bool = False
+    volumes: tuple[Volume, ...] = ()
+    gpus: str = ""
 
 
 class Stock(msgspec.Struct, frozen=True):

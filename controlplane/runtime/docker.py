@@ -15,11 +15,11 @@ from aiodocker.containers import DockerContainer
 from msgspec.structs import replace
 
 from controlplane.errors import RuntimeFailure, StartFailed
-from controlplane.runtime import events, hardening, labels
+from controlplane.runtime import events, hardening, labels, volumes
 from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, EngineInfo, RuntimeEvent
-from controlplane.runtime.engine import ANSWER, our_errors, request
+from controlplane.runtime.engine import ANSWER, ENDLESS, our_errors, pull, request
 from controlplane.runtime.hardening import ExecdVolume
-from controlplane.sandbox import Limits
+from controlplane.sandbox import Credentials, Limits
 
 log = structlog.get_logger()
 
@@ -101,8 +101,10 @@ class DockerDriver:
         self._execd_volume = execd_volume
         self._network = network
         self._undoing: set[asyncio.Task[None]] = set()
+        # Of containers that are not started yet: what must turn out to be mounted in them.
+        self._promised: dict[str, tuple[volumes.Promise, ...]] = {}
 
-    # -- the eight verbs
+    # -- containers
 
     async def create(self, spec: ContainerSpec) -> str:
         """Make a container. See `Driver.create`."""
@@ -121,12 +123,20 @@ class DockerDriver:
         execd = await self._find_execd()
         if spec.network:
             await self._ensure_network()
+        made_for = {labels.INSTANCE: self._instance, labels.SANDBOX: spec.sandbox_id}
+        mounts = await volumes.prepare(self._docker, spec.volumes, made_for) if spec.volumes else ()
         config = hardening.container_config(
-            spec, labels=labels.labels_of(spec, self._instance), execd=execd, network=self._network
+            spec,
+            labels=labels.labels_of(spec, self._instance),
+            execd=execd,
+            network=self._network,
+            mounts=[mount.config for mount in mounts],
         )
         with our_errors(f"create a container for sandbox {spec.sandbox_id}", image=spec.image):
             container = await self._docker.containers.create(config, name=f"sandlot-{spec.sandbox_id}")
-            return container.id
+        if promised := tuple(mount.promise for mount in mounts if mount.promise is not None):
+            self._promised[container.id] = promised
+        return container.id
 
     async def _undo(self, creation: asyncio.Future[str]) -> None:
         try:
@@ -138,6 +148,9 @@ class DockerDriver:
         """Start it. See `Driver.start`."""
         with our_errors("start the container", refused=StartFailed):
             await self._container(container_id).start()
+            if promised := self._promised.pop(container_id, None):
+                shown = await self._container(container_id).show()
+                volumes.check(shown["State"]["Pid"], promised)
 
     async def resize(self, container_id: str, limits: Limits) -> None:
         """Change its limits. See `Driver.resize`."""
@@ -169,6 +182,7 @@ class DockerDriver:
 
     async def destroy(self, container_id: str) -> None:
         """Kill and remove it. See `Driver.destroy`."""
+        self._promised.pop(container_id, None)
         delays = iter(_REMOVE_RETRIES_S)
         with our_errors("remove the container"):
             while True:
@@ -195,6 +209,31 @@ class DockerDriver:
         except DockerError as error:
             if error.status != _NOT_FOUND:
                 raise
+
+    # -- images and volumes
+
+    async def commit(self, container_id: str, image: str) -> None:
+        """Keep it as an image. See `Driver.commit`."""
+        repository, _, tag = image.rpartition(":")
+        with our_errors("make an image of the container"):
+            await self._container(container_id).commit(repository=repository, tag=tag, pause=True, timeout=ENDLESS)
+
+    async def remove_image(self, image: str) -> None:
+        """Remove an image. See `Driver.remove_image`."""
+        with our_errors(f"remove the image {image}"):
+            try:
+                await self._docker.images.delete(image)
+            except DockerError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+
+    async def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Fetch an image. See `Driver.pull`."""
+        await pull(self._docker, image, credentials)
+
+    async def remove_volume(self, claim: str, sandbox_id: str) -> None:
+        """Remove a claim's volume. See `Driver.remove_volume`."""
+        await volumes.remove(self._docker, claim, {labels.INSTANCE: self._instance, labels.SANDBOX: sandbox_id})
 
     # -- questions
 
@@ -250,6 +289,7 @@ class DockerDriver:
             seccomp=any(option.startswith("name=seccomp") for option in security),
             runtimes=tuple(sorted(info.runtimes)),
             default_runtime=info.default_runtime,
+            gpus="nvidia" in info.runtimes,
             unenforced=tuple(name for name in ("memory", "swap", "cpu", "pids") if not getattr(info, f"{name}_limit")),
         )
 

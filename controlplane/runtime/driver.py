@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from controlplane.sandbox import Limits
+from controlplane.sandbox import Credentials, Limits, Volume
 
 
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +25,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     runtime: str = ""  # engine runtime such as runsc; "" is the engine's default
     hardened: bool = False  # read-only root, non-root user, tmpfs work directories
+    volumes: tuple[Volume, ...] = ()
+    gpus: str = ""  # how many, or "all"
 
 
 class ContainerState(enum.Enum):
@@ -82,11 +84,12 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: bool  # it confines containers by its default profile
     runtimes: tuple[str, ...]  # names that `ContainerSpec.runtime` may have
     default_runtime: str
+    gpus: bool = False  # it can give containers GPUs
     unenforced: tuple[str, ...] = ()  # limits that it takes and then ignores: memory, swap, cpu, pids
 
 
 class Driver(Protocol):
-    """Eight verbs, events, and what the engine is.
+    """What is done with containers, images and volumes; events, and what the engine is.
 
     Container ids are the engine's, as `create()` and `list()` return them. Containers of another installation (see
     `labels.INSTANCE`) are never told of.
@@ -99,6 +102,7 @@ class Driver(Protocol):
 
         Raises:
             ImageMissing: the engine does not have the image.
+            VolumeRefused: one of the volumes cannot be mounted.
             RuntimeFailure: anything else. Nothing is left behind, unless the engine stopped answering (then `list()`
                 tells when it is back).
         """
@@ -134,6 +138,29 @@ class Driver(Protocol):
 
         Idempotent, also when called twice at once; needs no live execd; succeeds on what is gone. Cancelled, the
         removal goes on.
+        """
+
+    async def commit(self, container_id: str, image: str) -> None:
+        """Keep what a container has written as an image; it stands still meanwhile.
+
+        Cancelled, the engine may finish it all the same. Raises RuntimeFailure.
+        """
+
+    async def remove_image(self, image: str) -> None:
+        """Remove an image. Idempotent. Raises RuntimeFailure: a container is made from it, for example."""
+
+    async def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Fetch an image from its registry.
+
+        Raises:
+            ImageMissing: the registry does not have it, or not for these credentials.
+            RuntimeFailure: it cannot be reached, or says nothing for too long.
+        """
+
+    async def remove_volume(self, claim: str, sandbox_id: str) -> None:
+        """Remove the volume of a claim with all that is in it, if it was made for that sandbox and nobody uses it.
+
+        Idempotent. Raises RuntimeFailure.
         """
 
     async def inspect(self, container_id: str) -> Container | None:

@@ -6,6 +6,7 @@ read-only paths of /proc and /sys, the AppArmor or SELinux profile, the device l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -53,9 +54,14 @@ class ExecdVolume(msgspec.Struct, frozen=True):
 
 
 def container_config(
-    spec: ContainerSpec, *, labels: dict[str, str], execd: ExecdVolume, network: str
+    spec: ContainerSpec,
+    *,
+    labels: dict[str, str],
+    execd: ExecdVolume,
+    network: str,
+    mounts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the body of the engine's "create container" for a spec."""
+    """Return the body of the engine's "create container" for a spec. *mounts* are its volumes, for the engine."""
     config: dict[str, Any] = {
         "Image": spec.image,
         "Labels": labels,
@@ -67,7 +73,7 @@ def container_config(
         "StopSignal": "SIGTERM",
         # Not only "none": then the engine runs no hook of its own for the network, and a start takes 100 ms less.
         "NetworkDisabled": not spec.network,
-        "HostConfig": _host_config(spec, execd, network),
+        "HostConfig": _host_config(spec, [*_mounts(spec, execd), *mounts], network),
     }
     # The loader reads these before any code of ours runs: an image's allocator must not end up in execd.
     environment = ["LD_PRELOAD=", "LD_AUDIT="]
@@ -109,7 +115,7 @@ def is_confined(network: dict[str, Any]) -> bool:
     return network.get("Driver") == "bridge" and _NETWORK_OPTIONS.items() <= options.items()
 
 
-def _host_config(spec: ContainerSpec, execd: ExecdVolume, network: str) -> dict[str, Any]:
+def _host_config(spec: ContainerSpec, mounts: list[dict[str, Any]], network: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         **resources(spec.limits),
         "CapDrop": ["ALL"],
@@ -117,7 +123,7 @@ def _host_config(spec: ContainerSpec, execd: ExecdVolume, network: str) -> dict[
         "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
         "ReadonlyRootfs": spec.hardened,
-        "Mounts": _mounts(spec, execd),
+        "Mounts": mounts,
         "NetworkMode": network if spec.network else "none",
         "IpcMode": "private",
         "CgroupnsMode": "private",
@@ -132,6 +138,9 @@ def _host_config(spec: ContainerSpec, execd: ExecdVolume, network: str) -> dict[
         "Init": False,  # execd reaps
         "AutoRemove": False,  # how it ended must be readable
     }
+    if spec.gpus:
+        count = {"Count": -1} if spec.gpus == "all" else {"Count": int(spec.gpus)}
+        config["DeviceRequests"] = [{"Driver": "", **count, "Capabilities": [["gpu"]]}]
     if spec.runtime:
         config["Runtime"] = spec.runtime
     if spec.hardened:
@@ -155,21 +164,22 @@ def _mounts(spec: ContainerSpec, execd: ExecdVolume) -> list[dict[str, Any]]:
             "ReadOnly": True,
             "VolumeOptions": {"NoCopy": True},
         },
-        _read_only_bind(spec.socket_dir, SOCKET_DIR),
+        bind(spec.socket_dir, SOCKET_DIR),
     ]
     if not spec.network:
         # Without a network the engine writes no hosts file, and not even `localhost` would have an address.
-        mounts.append(_read_only_bind(f"{execd.path}/etc/hosts", "/etc/hosts"))
+        mounts.append(bind(f"{execd.path}/etc/hosts", "/etc/hosts"))
     return mounts
 
 
-def _read_only_bind(source: str, target: str) -> dict[str, Any]:
+def bind(source: str, target: str, *, read_only: bool = True) -> dict[str, Any]:
+    """Return the mount of a directory or file of the host."""
     # Mounts, not Binds: a source that is missing is an error, not a directory that the engine makes.
     return {
         "Type": "bind",
         "Source": source,
         "Target": target,
-        "ReadOnly": True,
+        "ReadOnly": read_only,
         # What the host mounts below it stays outside: only the mount itself would be read-only.
         "BindOptions": {"NonRecursive": True},
     }

@@ -9,9 +9,7 @@ from execd.errors import ExecdError
 from execd.process.process import Process
 from execd.process.table import ProcessTable
 from execd.wire.aio import Stream
-from execd.wire.messages import SandboxClaim, SandboxClaimed
-
-ENTRYPOINT_ID = "entrypoint"  # of its process in the table: its output can be read under this name
+from execd.wire.messages import ENTRYPOINT_ID, SandboxClaim, SandboxClaimed
 
 
 class Claim:

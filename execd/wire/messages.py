@@ -91,6 +91,9 @@ class Problem(Struct, tag="problem", frozen=True):
 # -- sandbox ----------------------------------------
 
 
+ENTRYPOINT_ID = "entrypoint"  # the id of the entrypoint's process: its output can be read under this name
+
+
 class SandboxClaim(Struct, tag="sandbox.claim", frozen=True):
     """Bind the identity: from here on the container belongs to one sandbox.
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, unix_serve
 
-from controlplane.errors import ImageMissing, RuntimeFailure, StartFailed
+from controlplane.errors import ImageMissing, RuntimeFailure, StartFailed, VolumeRefused
 from controlplane.link.link import Link
 from controlplane.runtime import labels
 from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, Driver, EventKind, RuntimeEvent
-from controlplane.sandbox import Limits, new_sandbox_id
+from controlplane.sandbox import Limits, Volume, new_sandbox_id
 from execd.wire.aio import MAX_CHUNK_BYTES
 from execd.wire.messages import Metrics, MetricsRead
 
@@ -36,6 +37,9 @@ class World(Protocol):
 
     def another(self) -> Driver:
         """A further driver of our installation, as after a restart. The caller closes it."""
+
+    def new_claim(self) -> str:
+        """A name for a claim that nobody has; its volume goes with the world."""
 
     async def kill(self, container_id: str) -> None:
         """Kill process 1 from outside."""
@@ -123,6 +127,62 @@ async def following(driver: Driver) -> AsyncIterator[Events]:
 
 class DriverContract:
     """The promises. A subclass gives the fixture `world`."""
+
+    # -- images, volumes
+
+    async def test_commit_makes_an_image_to_start_from(self, world: World) -> None:
+        """Of a running and of a paused container; then it can be removed, unless a container is made from it."""
+        async with listening(world.root) as line, listening(world.root) as another:
+            container_id = await world.driver.create(spec_of(world, line))
+            await world.driver.start(container_id)
+            await line.link()
+            image = f"slt-{secrets.token_hex(4)}:1"
+            try:
+                await world.driver.commit(container_id, image)
+                await world.driver.pause(container_id)
+                await world.driver.commit(container_id, image)
+                seen = await world.driver.inspect(container_id)
+                assert seen is not None
+                assert seen.state is ContainerState.PAUSED
+                second = await world.driver.create(spec_of(world, another, image=image))
+                await world.driver.start(second)
+                await another.link()
+                with pytest.raises(RuntimeFailure) as refused:
+                    await world.driver.remove_image(image)
+                assert refused.value.fields["status"] == 409
+                await world.driver.destroy(second)
+            finally:
+                await world.driver.destroy(container_id)
+                await world.driver.remove_image(image)
+            await world.driver.remove_image(image)
+            with pytest.raises(ImageMissing):
+                await world.driver.create(spec_of(world, line, image=image))
+
+    async def test_what_cannot_be_committed(self, world: World) -> None:
+        """There is no such container."""
+        with pytest.raises(RuntimeFailure):
+            await world.driver.commit(NO_SUCH_ID, "slt-none:1")
+
+    async def test_a_claim_is_made_only_if_that_is_asked_and_removed_only_for_whom_it_was_made(
+        self, world: World
+    ) -> None:
+        """A second sandbox uses it too, and does not take it along."""
+        claim = world.new_claim()
+        volume = Volume(name="data", mount_path="/data", claim=claim, delete=True)
+        async with listening(world.root) as line:
+            with pytest.raises(VolumeRefused):
+                await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
+            first, second = spec_of(world, line, volumes=(volume,)), spec_of(world, line, volumes=(volume,))
+            ids = [await world.driver.create(first), await world.driver.create(second)]
+            for container_id in ids:
+                await world.driver.destroy(container_id)
+            await world.driver.remove_volume(claim, second.sandbox_id)
+            third = await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
+            await world.driver.destroy(third)
+            for _ in range(2):
+                await world.driver.remove_volume(claim, first.sandbox_id)
+            with pytest.raises(VolumeRefused):
+                await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
 
     # -- create, start
 

@@ -41,6 +41,9 @@ class FakeWorld:
     def another(self) -> Driver:
         return FakeDriver(self._engine)
 
+    def new_claim(self) -> str:
+        return secrets.token_hex(4)
+
     async def kill(self, container_id: str) -> None:
         await self._engine.die(container_id)
 
@@ -79,6 +82,9 @@ class DockerWorld:
 
     def another(self) -> DockerDriver:
         return self._driver()
+
+    def new_claim(self) -> str:
+        return f"{self.network}-{secrets.token_hex(4)}"
 
     async def with_own_execd(self) -> DockerDriver:
         """A driver with a copy of execd's volume, for attacks that must not reach anybody else should they succeed."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from controlplane.errors import ImageMissing, RuntimeFailure, StartFailed
+from controlplane.errors import ImageMissing, RuntimeFailure, StartFailed, VolumeRefused
 from controlplane.runtime import labels
 from controlplane.runtime.driver import (
     Container,
@@ -27,7 +27,7 @@ from controlplane.runtime.driver import (
     EventKind,
     RuntimeEvent,
 )
-from controlplane.sandbox import Limits
+from controlplane.sandbox import Credentials, Limits
 
 KILLED = 137
 MARKER = "SANDLOT_FAKE_CONTAINER"
@@ -67,6 +67,9 @@ class FakeEngine:
 
     def __init__(self, *images: str) -> None:
         self.images = set(images)
+        self.registry: dict[str, Credentials | None] = {}  # what can be pulled, and by whom
+        self.pulls = 0
+        self.volumes: dict[str, str] = {}  # claims, and the sandboxes they were made for
         self.containers: dict[str, FakeContainer] = {}
         self._subscribers: set[asyncio.Queue[tuple[str, RuntimeEvent]]] = set()
 
@@ -153,7 +156,7 @@ class FakeEngine:
 class FakeDriver:
     """A driver for a FakeEngine.
 
-    Faults: `fail_create` and `fail_start` are raised when set; a start waits for `slow_start` when it is set;
+    Faults: `fail_create`, `fail_start` and `fail_commit` are raised when set; a start waits for `slow_start` …;
     `engine.die()` and `engine.freeze()`. With `run_execd=False`, process 1 only sleeps and never dials.
     """
 
@@ -169,6 +172,9 @@ class FakeDriver:
         self.fail_create: RuntimeFailure | None = None
         self.fail_start: StartFailed | None = None
         self.slow_start: asyncio.Event | None = None
+        self.fail_commit: RuntimeFailure | None = None
+        self.slow_commit: asyncio.Event | None = None
+        self.slow_pull: asyncio.Event | None = None
         self._instance = instance
         self._kernels_dir = kernels_dir
         self._run_execd = run_execd
@@ -183,6 +189,11 @@ class FakeDriver:
             raise RuntimeFailure(f"no such directory: {spec.socket_dir}")
         if any(container.spec.sandbox_id == spec.sandbox_id for container in self.engine.containers.values()):
             raise RuntimeFailure(f"a container for {spec.sandbox_id} exists already")
+        for volume in spec.volumes:
+            if volume.claim not in self.engine.volumes and not volume.create:
+                raise VolumeRefused(f"there is no claim {volume.claim}")
+            if volume.claim:
+                self.engine.volumes.setdefault(volume.claim, spec.sandbox_id)
         container = FakeContainer(spec, self._instance)
         self.engine.containers[container.told.id] = container
         return container.told.id
@@ -213,6 +224,35 @@ class FakeDriver:
     async def resume(self, container_id: str) -> None:
         """Let it go on. See `Driver.resume`."""
         self.engine.pause(container_id, resume=True)
+
+    async def commit(self, container_id: str, image: str) -> None:
+        """Note the image. See `Driver.commit`."""
+        self.engine.find(container_id)
+        if self.slow_commit is not None:
+            await self.slow_commit.wait()
+        if self.fail_commit is not None:
+            raise self.fail_commit
+        self.engine.images.add(image)
+
+    async def remove_image(self, image: str) -> None:
+        """Forget it. See `Driver.remove_image`."""
+        if any(container.spec.image == image for container in self.engine.containers.values()):
+            raise RuntimeFailure(f"a container uses {image}", status=409)
+        self.engine.images.discard(image)
+
+    async def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Fetch it from `engine.registry`. See `Driver.pull`."""
+        if self.slow_pull is not None:
+            await self.slow_pull.wait()
+        self.engine.pulls += 1
+        if image not in self.engine.registry or self.engine.registry[image] != credentials:
+            raise ImageMissing(f"the registry has no image {image}")
+        self.engine.images.add(image)
+
+    async def remove_volume(self, claim: str, sandbox_id: str) -> None:
+        """Forget it. See `Driver.remove_volume`."""
+        if self.engine.volumes.get(claim) == sandbox_id:
+            del self.engine.volumes[claim]
 
     async def destroy(self, container_id: str) -> None:
         """Kill and forget it. See `Driver.destroy`."""

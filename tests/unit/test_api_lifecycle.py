@@ -46,7 +46,7 @@ async def test_create_answers_202_with_a_running_sandbox() -> None:
         ({"resourceLimits": {"memory": "lots"}}, "SANDBOX::INVALID_PARAMETER"),
         ({"entrypoint": []}, "DOCKER::INVALID_ENTRYPOINT"),
         ({"metadata": {"a": "x y"}}, "SANDBOX::INVALID_METADATA_LABEL"),
-        ({"volumes": [{}]}, "SANDBOX::API_NOT_SUPPORTED"),
+        ({"volumes": [{}]}, "SANDBOX::INVALID_PARAMETER"),
         ({"image": {"uri": "no/such:image"}}, "DOCKER::SANDBOX_IMAGE_PULL_FAILED"),
     ],
 )

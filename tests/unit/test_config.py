@@ -109,7 +109,8 @@ def test_a_list_in_a_variable_is_separated_by_commas(tmp_path: Path) -> None:
         ("[serve]\nport = 1", "FILE: there is no such section `serve` (did you mean server?)"),
         (
             "[zzz]",
-            "FILE: there is no such section `zzz`; there are: server, sandbox, pools, engine, paths, logs, aliases",
+            "FILE: there is no such section `zzz`; "
+            "there are: server, sandbox, pools, engine, storage, paths, logs, aliases",
         ),
         ("server = 5", "FILE: [server]: expected `object`, got `int`"),
         ("[sandbox]\npool_size = 1.5", "FILE: [sandbox] pool_size: expected a whole number from 0 to 1000, got 1.5"),

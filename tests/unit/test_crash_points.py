@@ -7,6 +7,7 @@ is told, and from the n-th effect on nothing has any effect any more; then anoth
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,8 @@ from controlplane.composition import ControlPlane
 from controlplane.errors import EngineUnavailable, NotFound, SandlotError
 from controlplane.lifecycle import recovery as recovery_module
 from controlplane.lifecycle.registry import utc_now
-from controlplane.sandbox import Limits, State
+from controlplane.lifecycle.snapshots import REPOSITORY
+from controlplane.sandbox import Limits, SnapshotState, State
 from controlplane.store import Store, StoreError
 from tests.control_plane import IMAGE, Home, a_request, until
 from tests.fakes.agents import AgentEngine, CutDriver
@@ -46,9 +48,10 @@ class Story:
         self.created: set[str] = set()
         self.gone: set[str] = set()  # deleted, or expired
         self.deadlines: dict[str, Any] = {}
+        self.snapshots: set[str] = set()
 
     async def tell(self, plane: ControlPlane, engine: AgentEngine) -> None:
-        """Warm and cold creates, other limits, a renewal, a delete, an entrypoint that ends, pauses, an expiry."""
+        """Creates warm and cold, other limits, a renewal, a delete, an exit, pauses, an expiry, snapshots."""
         first = await self.create(plane)
         due = utc_now() + timedelta(hours=2)
         plane.sandboxes.renew(first, due)
@@ -62,8 +65,13 @@ class Story:
         await plane.sandboxes.delete(second)
         self.gone.add(second)
         fourth = await self.create(plane, timeout_s=60)
-        plane.sandboxes.expire(fourth)
+        plane.sandboxes.expire(fourth, time.time() + 61)
         self.gone.add(fourth)
+        kept = plane.snapshots.create(first, "kept").id
+        self.snapshots.add(kept)
+        dropped = plane.snapshots.create(first, "").id
+        await until(lambda: all(one.state is SnapshotState.READY for one in plane.snapshots.list()))
+        await plane.snapshots.delete(dropped)
         await until(lambda: not {second, third, fourth} & engine.sandbox_ids())
         await self.create(plane)
 
@@ -112,7 +120,9 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> list[Life]:
 
     for verb in ("create", "start", "resize", "pause", "resume", "destroy"):
         costs(CutDriver, verb, EngineUnavailable("dead"))
-    for verb in ("put", "delete"):
+    for verb in ("commit", "remove_image"):
+        costs(CutDriver, verb, EngineUnavailable("dead"))
+    for verb in ("put", "delete", "put_snapshot", "delete_snapshot"):
         costs(Store, verb, StoreError("dead"))
     return lives
 
@@ -135,6 +145,14 @@ async def check(home: Home, engine: AgentEngine, story: Story) -> None:
         # What was acknowledged is so, and nobody is made of a used container.
         for sandbox_id in story.created - story.gone:
             assert plane.sandboxes.get(sandbox_id).state in (State.RUNNING, State.PAUSED, *ended)
+        # A snapshot that somebody was told of is there, whole or failed; no image is without its record.
+        await until(
+            lambda: {one.state for one in plane.snapshots.list()} <= {SnapshotState.READY, SnapshotState.FAILED}
+        )
+        assert story.snapshots <= {one.id for one in plane.snapshots.list()}
+        ready = {one.image for one in plane.snapshots.list() if one.state is SnapshotState.READY}
+        images = {image for image in engine.images if image.startswith(REPOSITORY)}
+        assert ready <= images <= {one.image for one in plane.snapshots.list()}
         for sandbox_id in story.gone:
             with pytest.raises(NotFound):
                 plane.sandboxes.get(sandbox_id)

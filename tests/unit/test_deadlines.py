@@ -64,7 +64,7 @@ def test_what_cannot_be_ended_now_is_tried_again_and_stops_nobody_else(error: Ex
     """A full disk at the moment of expiry must not keep a sandbox alive for good."""
     deadlines, ended, broken = Deadlines(), [], True
 
-    def expire(sandbox_id: str) -> None:
+    def expire(sandbox_id: str, _: float) -> None:
         if broken and sandbox_id == "a":
             raise error
         ended.append(sandbox_id)
@@ -88,7 +88,7 @@ async def test_the_reaper_follows_the_wall_clock_wherever_it_jumps() -> None:
     deadlines.set("a", now + 0.01)
     deadlines.set("b", now + 3600)
     now -= 3600  # somebody corrects the clock
-    reaper = asyncio.ensure_future(reap(deadlines, expired.put_nowait, clock=lambda: now))
+    reaper = asyncio.ensure_future(reap(deadlines, lambda one, _: expired.put_nowait(one), clock=lambda: now))
     await asyncio.sleep(0)
     assert expired.empty()
     now += 7201

@@ -475,7 +475,7 @@ async def test_events_about_strangers_change_nothing(plane: ControlPlane) -> Non
         plane.sandboxes.happened(RuntimeEvent(kind, "nobody", "c", 1))
     plane.sandboxes.violated("nobody", "text")
     plane.sandboxes.vanished("nobody", None)
-    plane.sandboxes.expire("nobody")
+    plane.sandboxes.expire("nobody", 0.0)
     assert plane.sandboxes.list() == []
 
 

@@ -158,7 +158,10 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) ->
         database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     database.close()
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"made by a newer Sandlot \(schema 2, this one knows 1\): start"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"made by a newer Sandlot \(schema {SCHEMA_VERSION + 1}, this one knows {SCHEMA_VERSION}\): start",
+        ):
             Store(tmp_path)
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from execd import deputy
 from execd.config import Config, parse
 from execd.dispatch import Dispatcher, Handler
 from execd.environment import Environment
@@ -32,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         SystemExit: with the usage, when the command line is wrong.
     """
+    if argv[:1] == [deputy.FLAG]:
+        return deputy.main(int(argv[1]), argv[2])
     config = parse(argv)
     # What ordinary life brings is not logged: nobody reads the log of a sandbox that works.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="execd: %(levelname)s: %(message)s")
@@ -52,6 +55,7 @@ async def _run(config: Config) -> None:
     handlers = merge(
         processes.handlers(),
         Files(environment).handlers(),
+        deputy.Deputies(reaper, environment, deputy.own_command()).handlers(),
         contexts.handlers(),
         sessions.handlers(),
         terminals.handlers(),

@@ -172,22 +172,28 @@ def _execd_routes(
         Route("/pty/{pty_id}", terminals.get, methods=["GET"], name="pty.get"),
         Route("/pty/{pty_id}", terminals.delete, methods=["DELETE"], name="pty.delete"),
         WebSocketRoute("/pty/{pty_id}/ws", terminals.attach, name="pty.attach"),
-        Route("/files/upload", transfers.upload, methods=["POST"], name="file.upload"),
-        Route("/files/download", transfers.download, methods=["GET"], name="file.download"),
-        Route("/files/info", files.info, methods=["GET"], name="file.info"),
-        Route("/files/search", files.search, methods=["GET"], name="file.search"),
-        Route("/files", files.remove, methods=["DELETE"], name="file.remove"),
-        Route("/files/mv", files.move, methods=["POST"], name="file.move"),
-        Route("/files/permissions", files.change, methods=["POST"], name="file.change"),
-        Route("/files/replace", files.replace, methods=["POST"], name="file.replace"),
-        Route("/directories/list", files.list, methods=["GET"], name="directory.list"),
-        Route("/directories", files.make_directories, methods=["POST"], name="directory.make"),
-        Route("/directories", files.remove_directories, methods=["DELETE"], name="directory.remove"),
+        *_file_routes("", files, transfers),
+        *_file_routes("/v1/filesystem/{uid}/{gid}", files, transfers),
         Route("/metrics", meters.read, methods=["GET"], name="metrics.read"),
         Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
         # Part of the contract, and not served yet.
         Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
-        Route("/v1/filesystem/{rest:path}", refuse(400, "files by identity", "NOT_SUPPORTED"), methods=ANY),
+    ]
+
+
+def _file_routes(prefix: str, files: Files, transfers: Transfers) -> list[BaseRoute]:
+    return [
+        Route(f"{prefix}/files/upload", transfers.upload, methods=["POST"], name="file.upload"),
+        Route(f"{prefix}/files/download", transfers.download, methods=["GET"], name="file.download"),
+        Route(f"{prefix}/files/info", files.info, methods=["GET"], name="file.info"),
+        Route(f"{prefix}/files/search", files.search, methods=["GET"], name="file.search"),
+        Route(f"{prefix}/files", files.remove, methods=["DELETE"], name="file.remove"),
+        Route(f"{prefix}/files/mv", files.move, methods=["POST"], name="file.move"),
+        Route(f"{prefix}/files/permissions", files.change, methods=["POST"], name="file.change"),
+        Route(f"{prefix}/files/replace", files.replace, methods=["POST"], name="file.replace"),
+        Route(f"{prefix}/directories/list", files.list, methods=["GET"], name="directory.list"),
+        Route(f"{prefix}/directories", files.make_directories, methods=["POST"], name="directory.make"),
+        Route(f"{prefix}/directories", files.remove_directories, methods=["DELETE"], name="directory.remove"),
     ]
 
 

@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.identity import as_asked
 from controlplane.api.schema import (
     FileView,
     Move,
@@ -37,10 +38,10 @@ from execd.wire.messages import (
     FileReplace,
     FileReplaced,
     FileReplacement,
+    FileRequest,
     FileSearch,
     FileStat,
 )
-from execd.wire.messages import Request as AgentRequest
 
 if TYPE_CHECKING:
     from controlplane.link.relay import Relay
@@ -61,7 +62,7 @@ class Files:
         paths = _paths(request)
         sandbox_id = request.path_params["sandbox_id"]
         found = {}
-        async with await self._relay.open(sandbox_id, FileStat(paths)) as stream:
+        async with await self._relay.open(sandbox_id, as_asked(request, FileStat(paths))) as stream:
             for path in paths:
                 found[path] = _view(await stream.expect(FileInfo))
         return json_answer(found)
@@ -112,7 +113,7 @@ class Files:
             files.append(FileReplacement(clean_path(path), wanted.old, wanted.new))
         counts: dict[str, dict[str, int]] = {}
         message = FileReplace(tuple(files))
-        async with await self._relay.open(request.path_params["sandbox_id"], message) as stream:
+        async with await self._relay.open(request.path_params["sandbox_id"], as_asked(request, message)) as stream:
             while (replaced := await stream.receive()) is not None:
                 if not isinstance(replaced, FileReplaced) or len(counts) > len(files):
                     raise LinkLost("the agent did not say what it replaced")
@@ -121,14 +122,14 @@ class Files:
 
     # -- inside
 
-    async def _do(self, request: Request, message: AgentRequest) -> Response:
-        await self._relay.call(request.path_params["sandbox_id"], message, Done)
+    async def _do(self, request: Request, message: FileRequest) -> Response:
+        await self._relay.call(request.path_params["sandbox_id"], as_asked(request, message), Done)
         return Response()
 
-    async def _listing(self, request: Request, message: AgentRequest) -> Response:
+    async def _listing(self, request: Request, message: FileRequest) -> Response:
         encoder = msgspec.json.Encoder()
         listing = bytearray(b"[")
-        async with await self._relay.open(request.path_params["sandbox_id"], message) as stream:
+        async with await self._relay.open(request.path_params["sandbox_id"], as_asked(request, message)) as stream:
             while (info := await stream.receive()) is not None:
                 if not isinstance(info, FileInfo):
                     raise LinkLost(f"the agent sent {type(info).__name__} among files")

@@ -12,6 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.identity import as_asked
 from controlplane.api.schema import UploadMetadata, clean_path, decode, integer, permission_bits, required
 from controlplane.api.streaming import StreamResponse, copy_data
 from controlplane.errors import InvalidRequest
@@ -44,7 +45,7 @@ class Transfers:
         if kind != b"multipart/form-data" or not boundary:
             raise InvalidRequest("the body must be multipart/form-data with a boundary", code="upload.content")
         try:
-            upload = _Upload(self._relay, request.path_params["sandbox_id"], boundary)
+            upload = _Upload(self._relay, request, boundary)
             try:
                 async for chunk in request.stream():
                     await upload.feed(chunk)
@@ -67,7 +68,7 @@ class Transfers:
             raise InvalidRequest("a Range header excludes offset and limit", code="request.query")
         offset, length = wanted or (0, None)
         message = FileRead(path, offset, length, (first or 1) if by_lines else None, count)
-        stream = await self._relay.open(request.path_params["sandbox_id"], message)
+        stream = await self._relay.open(request.path_params["sandbox_id"], as_asked(request, message))
         try:
             size = max(0, (await stream.expect(FileInfo)).size)
         except BaseException:
@@ -92,10 +93,10 @@ class Transfers:
 class _Upload:
     """The parts of one upload, as their bytes arrive."""
 
-    def __init__(self, relay: Relay, sandbox_id: str, boundary: bytes) -> None:
+    def __init__(self, relay: Relay, request: Request, boundary: bytes) -> None:
         """Raises FormParserError for an impossible boundary, as `feed` does for what it cannot read."""
         self._relay = relay
-        self._sandbox_id = sandbox_id
+        self._request = request
         # The parser calls back from inside `write`, where nothing can be awaited: what it found is queued.
         self._found: list[tuple[str, bytes]] = []
         callbacks = {
@@ -161,7 +162,8 @@ class _Upload:
         if self._part == "metadata" and self._metadata is None:
             self._json.clear()
         elif self._part == "file" and self._metadata is not None:
-            self._stream = await self._relay.open(self._sandbox_id, self._metadata, with_input=True)
+            message = as_asked(self._request, self._metadata)
+            self._stream = await self._relay.open(self._request.path_params["sandbox_id"], message, with_input=True)
             self._metadata = None
         elif self._part == "file":
             raise InvalidRequest("a file part without a metadata part before it", code="upload.metadata")

@@ -22,6 +22,7 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     file.replace       file.replaced*                                                  END
     directory.make     done                                                            END
     directory.remove   done                                                            END
+    file.as            as the request in it: (file.info | file.replaced | done | data(STDOUT))*  END
     context.open       context.state                                                   END
     context.prepare    done                                                            END
     context.list       context.state*                                                  END
@@ -306,6 +307,32 @@ class DirectoryRemove(Struct, tag="directory.remove", frozen=True):
     """Remove directories with all they hold, never following a symlink. A missing one is no error."""
 
     paths: tuple[str, ...]
+
+
+FileRequest = (
+    FileRead
+    | FileWrite
+    | FileStat
+    | FileList
+    | FileSearch
+    | FileRemove
+    | FileMove
+    | FileChange
+    | FileReplace
+    | DirectoryMake
+    | DirectoryRemove
+)
+
+
+class FileAs(Struct, tag="file.as", frozen=True):
+    """Do one of the file requests with the rights of a user. Answers and errors are that request's own.
+
+    Without `gid` the user's own groups are taken.
+    """
+
+    uid: int
+    request: FileRequest
+    gid: int | None = None
 
 
 # -- contexts ----------------------------------------
@@ -608,6 +635,7 @@ Request = (
     | FileReplace
     | DirectoryMake
     | DirectoryRemove
+    | FileAs
     | ContextOpen
     | ContextPrepare
     | ContextList

@@ -365,3 +365,19 @@ async def test_a_symlink_is_removed_and_never_what_it_points_to(client: httpx.As
     await client.delete("/directories", params={"path": str(tmp_path / "tree")})
 
     assert everything(tmp_path) == ["kept", "kept/file"]
+
+
+@pytest.mark.parametrize("identity", ["x/0", "0/x", "-1/0", "4294967295/0", "0/99999999999", "1%2f2/0"])
+async def test_an_identity_that_cannot_be(client: httpx.AsyncClient, tmp_path: Path, identity: str) -> None:
+    """400, before the agent is asked."""
+    answer = await client.get(f"/v1/filesystem/{identity}/files/download", params={"path": str(tmp_path / "a")})
+    assert answer.status_code in (400, 404)
+    assert set(answer.json()) == {"code", "message"}
+
+
+async def test_the_identity_that_the_agent_has_already(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    """No process is started for that."""
+    path = f"/v1/filesystem/{os.geteuid()}/{os.getegid()}/files"
+    answer = await client.post(f"{path}/upload", content=pair(tmp_path / "a", b"mine") + END, headers=CONTENT_TYPE)
+    assert answer.status_code == 200
+    assert (await client.get(f"{path}/download", params={"path": str(tmp_path / "a")})).content == b"mine"

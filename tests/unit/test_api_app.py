@@ -76,7 +76,6 @@ NOT_SERVED_YET = (
     ("GET", "pools", 501),
     ("PUT", "pools/p", 501),
     ("POST", "sandboxes/x/proxy/44772/v1/isolated/session", 503),
-    ("GET", "sandboxes/x/proxy/44772/v1/filesystem/1/1/files/info", 400),
     ("PATCH", "sandboxes/x/proxy/18080/policy", 400),
     ("GET", "sandboxes/x/proxy/18080/credential-vault", 404),
     ("POST", "sandboxes/x/proxy/18080/credential-vault", 400),

@@ -18,7 +18,7 @@ import time
 import urllib.parse
 import urllib.request
 import venv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,40 @@ SDK_PACKAGES = ("opensandbox==1.1.1", "opensandbox-code-interpreter==1.1.1")
 
 def sdk_python() -> Path:
     """Return the interpreter of a virtual environment that holds the official SDKs and nothing of ours."""
-    folder = ROOT / "build" / "sdk"
+    return python_with("sdk", SDK_PACKAGES)
+
+
+def python_with(name: str, packages: Sequence[str]) -> Path:
+    """Return the interpreter of a virtual environment in build/ that holds these packages and nothing of ours."""
+    folder = ROOT / "build" / name
     python = folder / "bin" / "python"
-    stamp = folder / "packages.txt"
-    if not stamp.exists() or stamp.read_text() != "\n".join(SDK_PACKAGES):
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *SDK_PACKAGES], check=True)
-        stamp.write_text("\n".join(SDK_PACKAGES))
+    with _made(folder, packages) as is_new:
+        if is_new:
+            venv.create(folder, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     return python
+
+
+def node_modules_with(name: str, packages: Sequence[str]) -> Path:
+    """Return a folder in build/ in which Node.js finds these packages. Needs npm."""
+    folder = ROOT / "build" / name
+    with _made(folder, packages) as is_new:
+        if is_new:
+            folder.mkdir(parents=True)
+            (folder / "package.json").write_text("{}")
+            subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *packages], cwd=folder, check=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _made(folder: Path, packages: Sequence[str]) -> Iterator[bool]:
+    """Tell whether a folder is to be made anew; when the block ends well, it is complete."""
+    stamp = folder / "packages.txt"
+    is_new = not stamp.exists() or stamp.read_text() != "\n".join(packages)
+    if is_new:
+        shutil.rmtree(folder, ignore_errors=True)
+    yield is_new
+    stamp.write_text("\n".join(packages))
 
 
 class LiveServer:

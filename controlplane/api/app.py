@@ -26,6 +26,7 @@ from controlplane.api.egress import Egress
 from controlplane.api.execute import Execution
 from controlplane.api.files import Files
 from controlplane.api.health import Health
+from controlplane.api.isolation import Isolation
 from controlplane.api.lifecycle import EGRESS_PORT, EXECD_PORT, Lifecycle
 from controlplane.api.metrics import Meters
 from controlplane.api.ports import OPERATION as PORT_OPERATION
@@ -177,6 +178,7 @@ def _execd_routes(
         Route("/metrics", meters.read, methods=["GET"], name="metrics.read"),
         Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
         # Part of the contract, and not served yet.
+        Route("/v1/isolated/capabilities", Isolation(relay).capabilities, methods=["GET"], name="isolation.read"),
         Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
     ]
 

@@ -189,6 +189,7 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "directory.list": _EXECD | {404},
     "directory.make": _EXECD,
     "directory.remove": frozenset({500}),
+    "isolation.read": frozenset({400, 500}),
     "metrics.read": frozenset({500}),
     "metrics.watch": frozenset({500}),
 }

@@ -1,0 +1,413 @@
+"""Every public method of the official Python SDKs, once at least, against a live server. Runs in the SDK's environment.
+
+    python_tour.py async|sync direct|proxy WARM_IMAGE COLD_IMAGE
+
+Prints JSON: for each method "ok", or the status and code with which the server refuses it, or what went wrong. One tour
+for both kinds of client: `do` waits where there is something to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import traceback
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import code_interpreter
+import opensandbox
+from opensandbox.config import ConnectionConfig
+from opensandbox.config.connection_sync import ConnectionConfigSync
+from opensandbox.exceptions import SandboxApiException
+from opensandbox.models.execd import RunCommandOpts
+from opensandbox.models.filesystem import (
+    ContentReplaceEntry,
+    DirectoryListEntry,
+    MoveEntry,
+    SearchEntry,
+    SetPermissionEntry,
+    WriteEntry,
+)
+from opensandbox.models.isolated import CreateIsolatedSessionRequest, IsolatedWorkspaceSpec
+from opensandbox.models.sandboxes import NetworkRule, SandboxFilter, SnapshotFilter
+from opensandbox.models.templates import CreateTemplateRequest, TemplateFilter
+
+KIND, WAY, WARM, COLD = sys.argv[1:5]
+IS_SYNC = KIND == "sync"
+Sandbox = opensandbox.SandboxSync if IS_SYNC else opensandbox.Sandbox
+Manager = opensandbox.SandboxManagerSync if IS_SYNC else opensandbox.SandboxManager
+CodeInterpreter = code_interpreter.CodeInterpreterSync if IS_SYNC else code_interpreter.CodeInterpreter
+Config = ConnectionConfigSync if IS_SYNC else ConnectionConfig
+
+results: dict[str, str] = {}
+
+
+async def wait(value):
+    """Wait for what can be waited for."""
+    return await value if inspect.isawaitable(value) else value
+
+
+async def do(name, method, *arguments, expect=None, **keywords):
+    """Call a method, check its result, note how it went under its name; return the result."""
+    try:
+        value = await wait(method(*arguments, **keywords))
+        assert expect is None or expect(value), f"an unexpected result: {value!r:.300}"
+    except SandboxApiException as error:
+        results[name] = f"refused: {error.status_code} {error.error.code if error.error else ''}"
+    except Exception as error:
+        traceback.print_exc()
+        results[name] = f"failed: {type(error).__name__}: {error!s:.300}"
+    else:
+        results[name] = "ok"
+        return value
+    return None
+
+
+def said(execution):
+    return "".join(f"{line.text}\n" for line in execution.logs.stdout)
+
+
+async def until(look, is_done):
+    while not is_done(value := await wait(look())):
+        await asyncio.sleep(0.05)
+    return value
+
+
+async def tour():
+    config = Config(use_server_proxy=WAY == "proxy")
+    sandbox = await do(
+        "Sandbox.create", Sandbox.create, WARM, metadata={"tour": f"{KIND}-{WAY}"}, connection_config=config
+    )
+    await commands(sandbox)
+    await files(sandbox)
+    await about(sandbox)
+    await codes(sandbox)
+    await isolation(sandbox)
+    await egress(sandbox)
+    await managing(sandbox, config)
+    await ending(sandbox, config)
+
+
+async def commands(sandbox):
+    run = sandbox.commands.run
+    await do(
+        "commands.run", run, "echo out; echo err >&2; exit 3", expect=lambda e: said(e) == "out\n" and e.exit_code == 3
+    )
+    await do("commands.run", run, ["printf", "%s", "$HOME"], expect=lambda e: said(e) == "$HOME\n")
+    opts = RunCommandOpts(working_directory="/tmp", envs={"A": "1"}, uid=1000, gid=1000, timeout=timedelta(seconds=20))
+    await do("commands.run", run, "echo $PWD $A $(id -u)", opts=opts, expect=lambda e: said(e) == "/tmp 1 1000\n")
+    await do("commands.set_env", sandbox.commands.set_env, "TOUR", "it's set")
+    await do("commands.run", run, "echo $TOUR", expect=lambda e: said(e) == "it's set\n")
+    behind = await wait(run("echo first; sleep 300", opts=RunCommandOpts(background=True)))
+    await do(
+        "commands.get_command_status",
+        sandbox.commands.get_command_status,
+        behind.id,
+        expect=lambda status: status.running and status.exit_code is None,
+    )
+    logs = await until(
+        lambda: sandbox.commands.get_background_command_logs(behind.id), lambda found: found.content == "first\n"
+    )
+    await do(
+        "commands.get_background_command_logs",
+        sandbox.commands.get_background_command_logs,
+        behind.id,
+        cursor=logs.cursor,
+        expect=lambda found: found.content == "",
+    )
+    await do("commands.interrupt", sandbox.commands.interrupt, behind.id)
+    await until(lambda: sandbox.commands.get_command_status(behind.id), lambda status: not status.running)
+    session = await do("commands.create_session", sandbox.commands.create_session, working_directory="/tmp")
+    await wait(sandbox.commands.run_in_session(session, "f() { echo $PWD $1; }"))
+    await do(
+        "commands.run_in_session",
+        sandbox.commands.run_in_session,
+        session,
+        "f again",
+        expect=lambda e: said(e) == "/tmp again\n",
+    )
+    await do("commands.delete_session", sandbox.commands.delete_session, session)
+
+
+async def files(sandbox):
+    box = sandbox.files
+    await do("files.create_directories", box.create_directories, [WriteEntry(path="/tour/in", mode=755)])
+    entries = [WriteEntry(path="/tour/a", data="one two\nthree\n", mode=644), WriteEntry(path="/tour/b", data=b"\0\1")]
+    await do("files.write_files", box.write_files, entries)
+    await do("files.write_file", box.write_file, "/tour/c", "written", mode=600)
+    await do("files.read_file", box.read_file, "/tour/a", expect=lambda text: text == "one two\nthree\n")
+    await do("files.read_file", box.read_file, "/tour/a", offset=2, limit=1, expect=lambda text: text == "three\n")
+    await do(
+        "files.read_bytes", box.read_bytes, "/tour/a", range_header="bytes=4-6", expect=lambda data: data == b"two"
+    )
+    stream = await do("files.read_bytes_stream", box.read_bytes_stream, "/tour/b")
+    data = b"".join(stream) if IS_SYNC else b"".join([chunk async for chunk in stream])
+    assert data == b"\0\1", data
+    is_file = lambda found: found["/tour/c"].mode == 600 and found["/tour/c"].entry_type == "file"  # noqa: E731
+    await do("files.get_file_info", box.get_file_info, ["/tour/c"], expect=is_file)
+    await do("files.set_permissions", box.set_permissions, [SetPermissionEntry(path="/tour/c", mode=644)])
+    await do(
+        "files.replace_contents",
+        box.replace_contents,
+        [ContentReplaceEntry(path="/tour/a", old_content="one", new_content="1")],
+    )
+    await do(
+        "files.replace_contents_detailed",
+        box.replace_contents_detailed,
+        [ContentReplaceEntry(path="/tour/a", old_content="t", new_content="T")],
+        expect=lambda found: [item.replaced_count for item in found] == [2],
+    )
+    await do("files.move_files", box.move_files, [MoveEntry(src="/tour/c", dest="/tour/in/moved")])
+    await do(
+        "files.search",
+        box.search,
+        SearchEntry(path="/tour", pattern="mov*"),
+        expect=lambda found: [entry.path for entry in found] == ["/tour/in/moved"],
+    )
+    await do(
+        "files.list_directory",
+        box.list_directory,
+        DirectoryListEntry(path="/tour", depth=1),
+        expect=lambda found: sorted(entry.path for entry in found) == ["/tour/a", "/tour/b", "/tour/in"],
+    )
+    mine = sandbox.files_with_identity(1000, 1000)
+    await do("Sandbox.files_with_identity", mine.write_file, "/tmp/mine", "x")
+    await do("files.delete_files", box.delete_files, ["/tour/a", "/tour/b"])
+    await do("files.delete_directories", box.delete_directories, ["/tour"])
+
+
+async def about(sandbox):
+    await do("Sandbox.get_info", sandbox.get_info, expect=lambda info: info.status.state == "Running")
+    await do("Sandbox.is_healthy", sandbox.is_healthy, expect=lambda healthy: healthy is True)
+    await do("Sandbox.check_ready", sandbox.check_ready, timedelta(seconds=5), timedelta(milliseconds=50))
+    await do("Sandbox.get_metrics", sandbox.get_metrics, expect=lambda found: found.memory_used_in_mib > 0)
+    await do("metrics.get_metrics", sandbox.metrics.get_metrics, sandbox.id, expect=lambda found: found.cpu_count > 0)
+    await do("Sandbox.renew", sandbox.renew, timedelta(minutes=20))
+    changed = {"tour": f"{KIND}-{WAY}", "new": "1"}
+    await do(
+        "Sandbox.patch_metadata", sandbox.patch_metadata, {"new": "1"}, expect=lambda info: info.metadata == changed
+    )
+    await do("Sandbox.get_diagnostic_logs", sandbox.get_diagnostic_logs, "container", expect=lambda d: d.kind == "logs")
+    await do(
+        "Sandbox.get_diagnostic_events",
+        sandbox.get_diagnostic_events,
+        "runtime",
+        expect=lambda d: "Running" in d.content,
+    )
+    await do("diagnostics.get_logs", sandbox.diagnostics.get_logs, sandbox.id, "all")
+    await do("diagnostics.get_events", sandbox.diagnostics.get_events, sandbox.id, "all")
+    await wait(
+        sandbox.commands.run(
+            "echo served > /tmp/index; cd /tmp; exec python3 -m http.server 8123", opts=RunCommandOpts(background=True)
+        )
+    )
+    endpoint = await do("Sandbox.get_endpoint", sandbox.get_endpoint, 8123)
+    await until(
+        lambda: fetch(f"http://{endpoint.endpoint}/index", endpoint.headers or {}), lambda text: text == "served\n"
+    )
+    if WAY == "direct":  # the other one has no signed addresses, as the contract says
+        until_then = datetime.now(UTC) + timedelta(minutes=5)
+        signed = await do("Sandbox.get_signed_endpoint", sandbox.get_signed_endpoint, 8123, int(until_then.timestamp()))
+        assert fetch(f"http://{signed.endpoint}/index", {}) == "served\n"
+    else:
+        results["Sandbox.get_signed_endpoint"] = "not with use_server_proxy"
+
+
+def fetch(url, headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+async def codes(sandbox):
+    interpreter = await do("CodeInterpreter.create", CodeInterpreter.create, sandbox)
+    await do("CodeInterpreter.is_healthy", interpreter.is_healthy, expect=lambda healthy: healthy is True)
+    await do("CodeInterpreter.check_ready", interpreter.check_ready, timedelta(seconds=5), timedelta(milliseconds=50))
+    await do("CodeInterpreter.ping", interpreter.ping)
+    await do("codes.ping", interpreter.codes.ping)
+    run = interpreter.codes.run
+    context = await do("codes.create_context", interpreter.codes.create_context, "python")
+    await wait(run("x = 20", context=context))
+    await do("codes.run", run, "x + 22", context=context, expect=lambda e: e.result[0].text == "42")
+    await do("codes.run", run, "1/0", language="python", expect=lambda e: e.error.name == "ZeroDivisionError")
+    await do("codes.get_context", interpreter.codes.get_context, context.id, expect=lambda c: c.language == "python")
+    await do(
+        "codes.list_contexts",
+        interpreter.codes.list_contexts,
+        "python",
+        expect=lambda found: context.id in [one.id for one in found],
+    )
+    started = []
+
+    async def begun(init):
+        started.append(init.id)
+
+    from opensandbox.models.execd import ExecutionHandlers
+    from opensandbox.models.execd_sync import ExecutionHandlersSync
+
+    if IS_SYNC:
+        handlers = ExecutionHandlersSync(on_init=lambda init: started.append(init.id))
+        running = asyncio.create_task(asyncio.to_thread(run, "while True: pass", context=context, handlers=handlers))
+    else:
+        handlers = ExecutionHandlers(on_init=begun)
+        running = asyncio.create_task(run("while True: pass", context=context, handlers=handlers))
+    while not started:
+        await asyncio.sleep(0.02)
+    await do("codes.interrupt", interpreter.codes.interrupt, started[0])
+    assert (await running).error.name == "KeyboardInterrupt"
+    assert (await wait(run("x", context=context))).result[0].text == "20"
+    await do("codes.delete_context", interpreter.codes.delete_context, context.id)
+    await do("codes.delete_contexts", interpreter.codes.delete_contexts, "python")
+    close = "close" if IS_SYNC else "aclose"
+    await do(f"CodeInterpreter.{close}", getattr(await wait(CodeInterpreter.create(sandbox)), close))
+
+
+async def isolation(sandbox):
+    service = sandbox.isolation
+    await do("isolation.capabilities", service.capabilities, expect=lambda found: found.available is False)
+    request = CreateIsolatedSessionRequest(workspace=IsolatedWorkspaceSpec(path="/tmp"))
+    await do("isolation.create", service.create, request)
+    await do("isolation.list", service.list)
+    await do("isolation.attach", service.attach, "00000000-0000-0000-0000-000000000000")
+    await do("isolation.run_once", service.run_once, "true", workspace="/tmp")
+    try:
+        manager = service.session(request)
+        if IS_SYNC:
+            with manager:
+                pass
+        else:
+            async with manager:
+                pass
+        results["isolation.session"] = "ok"
+    except SandboxApiException as error:
+        results["isolation.session"] = f"refused: {error.status_code} {error.error.code}"
+    for method in ("delete", "get", "run", "run_background", "run_logs", "run_status"):
+        results[f"isolation session.{method}"] = "no session to call it on"
+
+
+async def egress(sandbox):
+    await do(
+        "Sandbox.get_egress_policy", sandbox.get_egress_policy, expect=lambda policy: policy.default_action == "deny"
+    )
+    await do(
+        "Sandbox.patch_egress_rules", sandbox.patch_egress_rules, [NetworkRule(action="allow", target="example.com")]
+    )
+    await do("Sandbox.delete_egress_rules", sandbox.delete_egress_rules, ["example.com"])
+    vault = sandbox.credential_vault
+    await do("credential_vault.create", vault.create, credentials=[], bindings=[])
+    await do("credential_vault.get", vault.get)
+    await do("credential_vault.patch", vault.patch)
+    await do("credential_vault.delete", vault.delete)
+    await do("credential_vault.list_credentials", vault.list_credentials)
+    await do("credential_vault.get_credential", vault.get_credential, "c")
+    await do("credential_vault.list_bindings", vault.list_bindings)
+    await do("credential_vault.get_binding", vault.get_binding, "b")
+
+
+async def managing(sandbox, config):
+    manager = await do("SandboxManager.create", Manager.create, config)
+    by_tag = SandboxFilter(states=["Running", "Paused"], metadata={"tour": f"{KIND}-{WAY}"}, page=1, page_size=5)
+    is_it = lambda found: [info.id for info in found.sandbox_infos] == [sandbox.id]  # noqa: E731
+    await do("SandboxManager.list_sandbox_infos", manager.list_sandbox_infos, by_tag, expect=is_it)
+    await do("SandboxManager.get_sandbox_info", manager.get_sandbox_info, sandbox.id)
+    await do("SandboxManager.patch_sandbox_metadata", manager.patch_sandbox_metadata, sandbox.id, {"new": None})
+    await do("SandboxManager.renew_sandbox", manager.renew_sandbox, sandbox.id, timedelta(minutes=30))
+    await do("SandboxManager.get_diagnostic_logs", manager.get_diagnostic_logs, sandbox.id, "container")
+    await do("SandboxManager.get_diagnostic_events", manager.get_diagnostic_events, sandbox.id, "runtime")
+    await do("SandboxManager.pause_sandbox", manager.pause_sandbox, sandbox.id)
+    await do("SandboxManager.resume_sandbox", manager.resume_sandbox, sandbox.id)
+    name = f"tour-{KIND}-{WAY}"
+    snapshot = await do("SandboxManager.create_snapshot", manager.create_snapshot, sandbox.id, name)
+    await until(lambda: manager.get_snapshot(snapshot.id), lambda found: found.status.state == "Ready")
+    await do("SandboxManager.get_snapshot", manager.get_snapshot, snapshot.id, expect=lambda found: found.name == name)
+    await do(
+        "SandboxManager.list_snapshots",
+        manager.list_snapshots,
+        SnapshotFilter(sandbox_id=sandbox.id),
+        expect=lambda found: [one.id for one in found.snapshot_infos] == [snapshot.id],
+    )
+    await do("SandboxManager.delete_snapshot", manager.delete_snapshot, snapshot.id)
+    template = CreateTemplateRequest(image="a", publish="s3://a/b")
+    await do("SandboxManager.create_template", manager.create_template, template)
+    await do("SandboxManager.get_template", manager.get_template, "t")
+    await do("SandboxManager.list_templates", manager.list_templates, TemplateFilter())
+    await do("SandboxManager.delete_template", manager.delete_template, "t")
+    doomed = await wait(Sandbox.create(COLD, connection_config=config))  # not in the pool: a cold start
+    await do("SandboxManager.kill_sandbox", manager.kill_sandbox, doomed.id)
+    await wait(doomed.close())
+    await do("SandboxManager.close", manager.close)
+
+
+async def ending(sandbox, config):
+    await do(
+        "Sandbox.create_from_template",
+        Sandbox.create_from_template,
+        "t",
+        timeout=timedelta(minutes=5),
+        connection_config=config,
+    )
+    snapshot = await do("Sandbox.create_snapshot", sandbox.create_snapshot, "last")
+    manager = await wait(Manager.create(config))
+    await until(lambda: manager.get_snapshot(snapshot.id), lambda found: found.status.state == "Ready")
+    await wait(manager.delete_snapshot(snapshot.id))
+    await wait(manager.close())
+    await do("Sandbox.pause", sandbox.pause)
+    resumed = await do("Sandbox.resume", Sandbox.resume, sandbox.id, connection_config=config)
+    await wait(resumed.close())
+    connected = await do("Sandbox.connect", Sandbox.connect, sandbox.id, connection_config=config)
+    await do("health.ping", connected._health_service.ping, sandbox.id)
+    await do("Sandbox.close", connected.close)
+    await do("Sandbox.kill", sandbox.kill)
+    another = await wait(Sandbox.create(WARM, connection_config=config))
+    await do("Sandbox.destroy", another.destroy)
+    await wait(sandbox.close())
+
+
+def surface():
+    """All public methods, by the names that the tour uses."""
+    from code_interpreter.services import code
+    from code_interpreter.sync.services import code as code_sync
+    from opensandbox.services import command, diagnostics, egress, filesystem, health, isolated, metrics
+    from opensandbox.sync import services as sync
+
+    groups = {"Sandbox": Sandbox, "SandboxManager": Manager, "CodeInterpreter": CodeInterpreter}
+    if IS_SYNC:
+        groups |= {
+            "commands": sync.command.CommandsSync,
+            "diagnostics": sync.diagnostics.DiagnosticsSync,
+            "credential_vault": sync.egress.CredentialVaultSync,
+            "files": sync.filesystem.FilesystemSync,
+            "health": sync.health.HealthSync,
+            "isolation": sync.isolated.IsolationServiceSync,
+            "isolation session": sync.isolated.IsolationSessionSync,
+            "metrics": sync.metrics.MetricsSync,
+            "codes": code_sync.CodesSync,
+        }
+    else:
+        groups |= {
+            "commands": command.Commands,
+            "diagnostics": diagnostics.Diagnostics,
+            "credential_vault": egress.CredentialVault,
+            "files": filesystem.Filesystem,
+            "health": health.Health,
+            "isolation": isolated.IsolationService,
+            "isolation session": isolated.IsolationSession,
+            "metrics": metrics.Metrics,
+            "codes": code.Codes,
+        }
+    return sorted(
+        f"{group}.{name}"
+        for group, cls in groups.items()
+        for name, member in inspect.getmembers(cls)
+        if not name.startswith("_") and callable(member)
+    )
+
+
+try:
+    asyncio.run(tour())
+finally:
+    print(json.dumps({"results": results, "surface": surface()}))

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 import uvicorn
 
-from controlplane.api.app import ApiSettings, make_app
+from controlplane.api.app import ApiSettings, Kept, make_app
 from controlplane.composition import compose
 from controlplane.config import Settings
 from controlplane.errors import ConfigError
@@ -68,6 +68,7 @@ async def control_plane(
             snapshots=plane.snapshots,
             registry=plane.registry,
             relay=plane.relay,
+            kept=await stack.enter_async_context(Kept()),
             credentials=plane.credentials,
             settings=_api_settings(settings),
             metrics_registry=make_registry(

@@ -13,7 +13,7 @@ import uvicorn
 from msgspec.structs import replace
 
 from controlplane.api.addresses import base36
-from controlplane.api.app import ApiSettings, make_app
+from controlplane.api.app import ApiSettings, Kept, make_app
 from controlplane.credentials import Credentials, hash_key
 from controlplane.errors import Conflict, ImageMissing, InvalidRequest, NotFound, SandlotError
 from controlplane.link.directory import Directory
@@ -157,30 +157,32 @@ async def serving(
     if link is not None:
         await sandboxes.create(CreateRequest(image="sandlot/python", entrypoint=("sleep", "inf"), timeout_s=600))
         directory.put(link)
-    app = make_app(
-        sandboxes=sandboxes,  # type: ignore[arg-type]
-        pauses=sandboxes,  # type: ignore[arg-type]
-        snapshots=None,  # type: ignore[arg-type]
-        registry=None,  # type: ignore[arg-type]
-        relay=Relay(sandboxes.get, directory),
-        credentials=credentials,
-        settings=settings or ApiSettings(),
-        metrics_registry=prometheus_client.CollectorRegistry(),
-        is_ready=is_ready,
-    )
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, ws="websockets-sansio", timeout_graceful_shutdown=1
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    # Not `serve()`: that looks for its end once in 100 ms only, which is most of the time of a small test.
-    await server.startup(sockets=[listener])
-    try:
-        yield Edge("{}:{}".format(*listener.getsockname()), sandboxes, directory, credentials)
-    finally:
-        await server.shutdown(sockets=[listener])
+    async with Kept() as kept:
+        app = make_app(
+            sandboxes=sandboxes,  # type: ignore[arg-type]
+            pauses=sandboxes,  # type: ignore[arg-type]
+            snapshots=None,  # type: ignore[arg-type]
+            registry=None,  # type: ignore[arg-type]
+            kept=kept,
+            relay=Relay(sandboxes.get, directory),
+            credentials=credentials,
+            settings=settings or ApiSettings(),
+            metrics_registry=prometheus_client.CollectorRegistry(),
+            is_ready=is_ready,
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app, lifespan="off", log_config=None, access_log=False, ws="websockets-sansio", timeout_graceful_shutdown=1
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        # Not `serve()`: that looks for its end once in 100 ms only, which is most of the time of a small test.
+        await server.startup(sockets=[listener])
+        try:
+            yield Edge("{}:{}".format(*listener.getsockname()), sandboxes, directory, credentials)
+        finally:
+            await server.shutdown(sockets=[listener])
 
 
 @contextlib.asynccontextmanager

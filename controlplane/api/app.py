@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import prometheus_client
@@ -32,9 +33,15 @@ from controlplane.api.metrics import Meters
 from controlplane.api.ports import OPERATION as PORT_OPERATION
 from controlplane.api.ports import Ports
 from controlplane.api.problems import answer_error, answer_http_error, flat
+from controlplane.api.resume import EventStreams
 from controlplane.api.sessions import Sessions
 from controlplane.api.snapshots import Snapshots
+from controlplane.api.stream import OPERATION as STREAM_OPERATION
+from controlplane.api.stream import Streams
+from controlplane.api.stream_messages import ServerMessage
+from controlplane.api.tape import KeptRuns
 from controlplane.api.terminals import Terminals
+from controlplane.api.tickets import Tickets
 from controlplane.api.transfer import Transfers
 from controlplane.errors import SandlotError
 from controlplane.sandbox import Limits
@@ -45,6 +52,16 @@ if TYPE_CHECKING:
     from controlplane.lifecycle.sandboxes import Sandboxes
     from controlplane.lifecycle.snapshots import Snapshots as AllSnapshots
     from controlplane.link.relay import Relay
+
+
+class Kept(contextlib.AsyncExitStack):
+    """Runs that outlive their clients' connections for a while; entered before the edge is served, left after it."""
+
+    async def __aenter__(self) -> Self:
+        self.events: KeptRuns[bytes] = await self.enter_async_context(KeptRuns())
+        self.streams: KeptRuns[ServerMessage] = await self.enter_async_context(KeptRuns())
+        return self
+
 
 ANY = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -68,6 +85,7 @@ def make_app(
     relay: Relay,
     credentials: Checks,
     settings: ApiSettings,
+    kept: Kept,
     metrics_registry: prometheus_client.CollectorRegistry,
     is_ready: Callable[[], bool],
     lifespan: Lifespan[Starlette] | None = None,
@@ -81,16 +99,20 @@ def make_app(
         public_address=settings.public_address,
         port_domain=settings.port_domain,
     )
-    kept = Snapshots(snapshots)
+    saved = Snapshots(snapshots)
     diagnostics = Diagnostics(registry, relay)
     egress = Egress(sandboxes)
     health = Health(relay, metrics_registry, is_ready)
-    codes = Codes(relay, settings.run_timeout_s)
+    events = EventStreams(kept.events)
+    codes = Codes(relay, events, settings.run_timeout_s)
+    streams = Streams(relay, codes, kept.streams, settings.run_timeout_s)
+    tickets = Tickets(sandboxes.get)
     ports = Ports(relay, credentials)
     routes = [
         *_port_routes(f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}/proxy", ports),  # as the official agent has it
         _mount(
-            f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}", _execd_routes(sandboxes, relay, health, codes, settings)
+            f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}",
+            _execd_routes(sandboxes, relay, health, codes, events, settings),
         ),
         _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EGRESS_PORT}", _egress_routes(egress)),
         *_port_routes("/sandboxes/{sandbox_id}/proxy", ports),
@@ -107,14 +129,16 @@ def make_app(
             "/sandboxes/{sandbox_id}/metadata", lifecycle.change_metadata, methods=["PATCH"], name="sandbox.metadata"
         ),
         Route("/sandboxes/{sandbox_id}/renew-expiration", lifecycle.renew, methods=["POST"], name="sandbox.renew"),
-        Route("/sandboxes/{sandbox_id}/snapshots", kept.create, methods=["POST"], name="snapshot.create"),
-        Route("/snapshots", kept.list, methods=["GET"], name="snapshot.list"),
-        Route("/snapshots/{snapshot_id}", kept.get, methods=["GET"], name="snapshot.get"),
-        Route("/snapshots/{snapshot_id}", kept.delete, methods=["DELETE"], name="snapshot.delete"),
+        Route("/sandboxes/{sandbox_id}/snapshots", saved.create, methods=["POST"], name="snapshot.create"),
+        Route("/snapshots", saved.list, methods=["GET"], name="snapshot.list"),
+        Route("/snapshots/{snapshot_id}", saved.get, methods=["GET"], name="snapshot.get"),
+        Route("/snapshots/{snapshot_id}", saved.delete, methods=["DELETE"], name="snapshot.delete"),
         Route(
             "/sandboxes/{sandbox_id}/diagnostics/{kind}", diagnostics.read, methods=["GET"], name="sandbox.diagnostics"
         ),
         Route("/sandboxes/{sandbox_id}/endpoints/{port}", lifecycle.endpoint, name="sandbox.endpoint"),
+        WebSocketRoute("/sandboxes/{sandbox_id}/stream", streams.serve, name=STREAM_OPERATION),
+        Route("/sandboxes/{sandbox_id}/stream/tickets", tickets.issue, methods=["POST"], name="ticket.issue"),
         Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="sandbox.get"),
         Route("/metrics/events", lifecycle.report, methods=["POST"], name="metrics.report"),
         Route("/health", health.health),
@@ -127,7 +151,7 @@ def make_app(
         middleware=[
             Middleware(AccessLog),
             Middleware(PortAddresses, domain=settings.port_domain),
-            Middleware(Authentication, credentials, open_metrics=settings.open_metrics),
+            Middleware(Authentication, credentials, tickets, open_metrics=settings.open_metrics),
         ],
         exception_handlers={SandlotError: answer_error, HTTPException: answer_http_error},
         lifespan=lifespan,
@@ -137,11 +161,11 @@ def make_app(
 
 
 def _execd_routes(
-    sandboxes: Sandboxes, relay: Relay, health: Health, codes: Codes, settings: ApiSettings
+    sandboxes: Sandboxes, relay: Relay, health: Health, codes: Codes, events: EventStreams, settings: ApiSettings
 ) -> list[BaseRoute]:
     """The execd contract, at port 44772 of a sandbox. Those that are asked for most come first."""
-    sessions = Sessions(relay, settings.run_timeout_s)
-    commands = Commands(relay, sessions, settings.run_timeout_s)
+    sessions = Sessions(relay, events, settings.run_timeout_s)
+    commands = Commands(relay, sessions, events, settings.run_timeout_s)
     terminals = Terminals(relay)
     contexts = LiveContexts(relay)
     files = Files(relay)
@@ -168,6 +192,7 @@ def _execd_routes(
         Route("/session", sessions.create, methods=["POST"], name="session.create"),
         Route("/session/{session_id}/run", sessions.run, methods=["POST"], name="session.run"),
         Route("/session/{session_id}", sessions.delete, methods=["DELETE"], name="session.delete"),
+        Route("/runs/{run_id}/events", events.resume, methods=["GET"], name="run.resume"),
         Route("/pty", terminals.create, methods=["POST"], name="pty.create"),
         Route("/pty", terminals.list, methods=["GET"], name="pty.list"),
         Route("/pty/{pty_id}", terminals.get, methods=["GET"], name="pty.get"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Protocol
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.api.addresses import Address, address_of
 from controlplane.api.problems import flat
+from controlplane.api.tickets import Tickets
 
 API_KEY_HEADER = b"open-sandbox-api-key"
 # The names under which the SDKs know a token: for execd, for the egress sidecar, for any other port.
@@ -22,6 +24,7 @@ TOKEN_HEADERS = frozenset(
 
 _OPEN_PATHS = re.compile(r"(?:/v1)?/(?:health|version)")
 _METRICS_PATHS = re.compile(r"(?:/v1)?/metrics")
+_STREAM_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/stream(?:/tickets)?")
 _ENDPOINT_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/proxy/([^/]+)(?:/.*)?", re.DOTALL)
 
 
@@ -42,9 +45,10 @@ class Checks(Protocol):
 class Authentication:
     """ASGI middleware: lets a request through, or answers 401. A path that nobody knows needs a key as well."""
 
-    def __init__(self, app: ASGIApp, credentials: Checks, *, open_metrics: bool) -> None:
+    def __init__(self, app: ASGIApp, credentials: Checks, tickets: Tickets, *, open_metrics: bool) -> None:
         self._app = app
         self._credentials = credentials
+        self._tickets = tickets
         self._open_metrics = open_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +72,11 @@ class Authentication:
         return bool(_OPEN_PATHS.fullmatch(path) or (self._open_metrics and _METRICS_PATHS.fullmatch(path)))
 
     def _opens_endpoint(self, scope: Scope, secrets: list[str]) -> bool:
+        if (stream := _STREAM_PATHS.fullmatch(scope["path"])) is not None:
+            ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+            return (scope["type"] == "websocket" and self._tickets.redeem(stream[1], ticket)) or any(
+                self._credentials.is_sandbox_token(stream[1], secret) for secret in secrets
+            )
         match = _ENDPOINT_PATHS.fullmatch(scope["path"])
         if match is None:
             return False

@@ -43,6 +43,7 @@ from execd.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from controlplane.api.resume import EventStreams
     from controlplane.link.relay import Relay
 
 DEFAULT_LANGUAGE = "python"
@@ -78,8 +79,9 @@ class Run:
 class Codes:
     """The endpoints. `timeout_s` limits runs that set no limit of their own; None leaves them free."""
 
-    def __init__(self, relay: Relay, timeout_s: float | None) -> None:
+    def __init__(self, relay: Relay, events: EventStreams, timeout_s: float | None) -> None:
         self._relay = relay
+        self._events = events
         self._timeout_s = timeout_s
         self._contexts = Contexts(relay)
         self._runs: dict[str, Run] = {}  # by id, in the order in which they came
@@ -89,7 +91,7 @@ class Codes:
         # The JSON of 16 MiB of code may be larger: every character escaped.
         body = await read_json(request, RunCodeRequest, limit=2 * MAX_CODE_BYTES)
         run = await self.begin(request.path_params["sandbox_id"], body)
-        return sse.event_stream(partial(self._stream, run), close=partial(self.end, run))
+        return self._events.respond(request, run.id, partial(self._stream, run), close=partial(self.end, run))
 
     async def begin(self, sandbox_id: str, body: RunCodeRequest) -> Run:
         """Begin a run, whose stream the caller reads; `end` must follow. Errors as of `Contexts.ensure`."""

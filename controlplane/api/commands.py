@@ -36,6 +36,7 @@ from execd.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from controlplane.api.resume import EventStreams
     from controlplane.api.sessions import Sessions
     from controlplane.link.relay import Relay
 
@@ -48,18 +49,19 @@ NOT_STARTED = "127"
 class Commands:
     """The endpoints. `timeout_s` limits commands that set no limit of their own; None leaves them free."""
 
-    def __init__(self, relay: Relay, sessions: Sessions, timeout_s: float | None) -> None:
+    def __init__(self, relay: Relay, sessions: Sessions, events: EventStreams, timeout_s: float | None) -> None:
         self._relay = relay
         self._sessions = sessions
+        self._events = events
         self._timeout_s = timeout_s
 
     async def run(self, request: Request) -> Response | StreamResponse:
         """POST /command: run it and stream its events."""
         body = await read_json(request, RunCommandRequest)
-        start = self._start(body)
+        start = process_start(body, self._timeout_s)
         stream = await self._relay.open(request.path_params["sandbox_id"], start)
         pump = partial(_background if body.background else _foreground, start, stream)
-        return sse.event_stream(pump, close=stream.close)
+        return self._events.respond(request, start.id, pump, close=stream.close)
 
     async def interrupt(self, request: Request) -> Response:
         """DELETE /command?id=: end it, gently first. The id may also be of a run in a session, which stays."""
@@ -91,29 +93,31 @@ class Commands:
         )
         return StreamResponse(partial(copy_data, stream), close=stream.close, headers=headers)
 
-    def _start(self, body: RunCommandRequest) -> ProcessStart:
-        if (body.command is None) == (body.argv is None):
-            raise _invalid("exactly one of command and argv must be given")
-        for argument in (body.command,) if body.command is not None else body.argv or ("",):
-            if "\0" in argument:
-                raise _invalid("command: must not contain NUL")
-        if not (body.command or "".join(body.argv or ())[:1]).strip():
-            raise _invalid("command: must not be empty")
-        if body.gid is not None and body.uid is None:
-            raise _invalid("gid: needs uid as well")
-        if "\0" in (body.cwd or ""):
-            raise _invalid("cwd: must not contain NUL")
-        return ProcessStart(
-            id=uuid.uuid4().hex,
-            argv=body.argv or (),
-            shell=body.command or "",
-            env=clean_env(body.envs, "envs"),
-            cwd=body.cwd or "",
-            uid=body.uid,
-            gid=body.gid,
-            timeout_s=body.timeout / 1000 if body.timeout else self._timeout_s,
-            background=body.background,
-        )
+
+def process_start(body: RunCommandRequest, timeout_s: float | None) -> ProcessStart:
+    """Return what to ask of execd; *timeout_s* is for a command that names none. Raises InvalidRequest."""
+    if (body.command is None) == (body.argv is None):
+        raise _invalid("exactly one of command and argv must be given")
+    for argument in (body.command,) if body.command is not None else body.argv or ("",):
+        if "\0" in argument:
+            raise _invalid("command: must not contain NUL")
+    if not (body.command or "".join(body.argv or ())[:1]).strip():
+        raise _invalid("command: must not be empty")
+    if body.gid is not None and body.uid is None:
+        raise _invalid("gid: needs uid as well")
+    if "\0" in (body.cwd or ""):
+        raise _invalid("cwd: must not contain NUL")
+    return ProcessStart(
+        id=uuid.uuid4().hex,
+        argv=body.argv or (),
+        shell=body.command or "",
+        env=clean_env(body.envs, "envs"),
+        cwd=body.cwd or "",
+        uid=body.uid,
+        gid=body.gid,
+        timeout_s=body.timeout / 1000 if body.timeout else timeout_s,
+        background=body.background,
+    )
 
 
 def _invalid(message: str) -> InvalidRequest:

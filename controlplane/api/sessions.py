@@ -33,6 +33,7 @@ from execd.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from controlplane.api.resume import EventStreams
     from controlplane.link.relay import Relay
 
 # What `timeout` of the GNU coreutils exits with.
@@ -43,8 +44,9 @@ INTERRUPTED = 130
 class Sessions:
     """The endpoints. `timeout_s` limits runs that set no limit of their own; None leaves them free."""
 
-    def __init__(self, relay: Relay, timeout_s: float | None) -> None:
+    def __init__(self, relay: Relay, events: EventStreams, timeout_s: float | None) -> None:
         self._relay = relay
+        self._events = events
         self._timeout_s = timeout_s
         self._runs: dict[tuple[str, str], str] = {}  # (sandbox, run) → session, while the client of the run listens
 
@@ -77,7 +79,7 @@ class Sessions:
             self._runs.pop(run, None)
             stream.close()
 
-        return sse.event_stream(partial(_stream, run[1], timeout_s, stream), close=close)
+        return self._events.respond(request, run[1], partial(_stream, run[1], timeout_s, stream), close=close)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /session/{id}."""

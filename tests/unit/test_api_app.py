@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from structlog.testing import capture_logs
 
-from controlplane.api.app import ApiSettings, make_app
+from controlplane.api.app import ApiSettings, Kept, make_app
 from controlplane.api.problems import DOCUMENTED
 from controlplane.credentials import Credentials
 from controlplane.errors import CapacityExhausted
@@ -207,13 +207,15 @@ async def test_ping_is_the_sandbox_s_state_and_its_agent_s_presence() -> None:
     assert (gone.status_code, gone.json()["code"]) == (404, "DOCKER::SANDBOX_NOT_FOUND")
 
 
-def test_every_documented_operation_is_a_route() -> None:
+async def test_every_documented_operation_is_a_route() -> None:
     """The names of the routes are the keys of the table of statuses, and none of these has gone astray."""
+    kept = await Kept().__aenter__()
     app = make_app(
         sandboxes=Sandboxes(),  # type: ignore[arg-type]
         pauses=None,  # type: ignore[arg-type]
         snapshots=None,  # type: ignore[arg-type]
         registry=None,  # type: ignore[arg-type]
+        kept=kept,
         relay=None,  # type: ignore[arg-type]
         credentials=Credentials([], b""),
         settings=ApiSettings(),

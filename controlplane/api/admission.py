@@ -9,11 +9,9 @@ import platform
 import re
 from collections.abc import Mapping
 
-import msgspec
-
 from controlplane.api.quantities import parse_cpus, parse_memory
 from controlplane.api.schema import CreateSandboxRequest, Image, Platform, clean_env
-from controlplane.api.volumes import VolumeView, admit_volumes
+from controlplane.api.volumes import admit_volumes
 from controlplane.errors import InvalidRequest
 from controlplane.lifecycle.activity import IDLE_KEY, RENEWAL_KEY
 from controlplane.sandbox import CreateRequest, Credentials, Limits
@@ -60,7 +58,7 @@ def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
         extensions=_extensions(body.extensions or {}),
         limits=limits,
         network=_network(body),
-        volumes=admit_volumes(_volumes(body)),
+        volumes=admit_volumes(body.volumes or ()),
         gpus=_gpus((body.resource_limits or {}).get("gpu", "")),
         timeout_s=_timeout(body.timeout),
     )
@@ -91,13 +89,6 @@ def _registry_credentials(image: Image | None) -> Credentials | None:
     if image is None or image.auth is None:
         return None
     return Credentials(image.auth.username, image.auth.password)
-
-
-def _volumes(body: CreateSandboxRequest) -> list[VolumeView]:
-    try:
-        return msgspec.convert(body.volumes or [], list[VolumeView])
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"volumes: {error}") from error
 
 
 def _gpus(text: str) -> str:

@@ -204,7 +204,7 @@ def _execd_routes(
         Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
         # Part of the contract, and not served yet.
         Route("/v1/isolated/capabilities", Isolation(relay).capabilities, methods=["GET"], name="isolation.read"),
-        Route("/v1/isolated/{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
+        Route("/v1/isolated/session{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
     ]
 
 
@@ -233,7 +233,7 @@ def _egress_routes(egress: Egress) -> list[BaseRoute]:
     """The egress contract, at port 18080 of a sandbox."""
     return [
         Route("/policy", egress.policy, methods=["GET"], name="egress.policy"),
-        Route("/policy", refuse(400, "changing the egress policy"), methods=["POST", "PUT", "PATCH", "DELETE"]),
+        Route("/policy", _NO_POLICY_CHANGE, methods=["POST", "PUT", "PATCH", "DELETE"], name="egress.change"),
         Route("/credential-vault", refuse(404, "the credential vault"), methods=["GET", "PATCH", "DELETE"]),
         Route("/credential-vault", refuse(400, "the credential vault"), methods=["POST"]),
         Route("/credential-vault/{rest:path}", refuse(404, "the credential vault"), methods=ANY),
@@ -245,9 +245,7 @@ def _lifecycle_refusals() -> list[BaseRoute]:
     sandbox = "/sandboxes/{sandbox_id}"
     pools = "KUBERNETES::POOL_NOT_SUPPORTED"
     return [
-        Route(
-            f"{sandbox}/networkpolicy", refuse(400, "changing the egress policy"), methods=["PUT", "PATCH", "DELETE"]
-        ),
+        Route(f"{sandbox}/networkpolicy", _NO_POLICY_CHANGE, methods=["PUT", "PATCH", "DELETE"], name="egress.change"),
         Route("/templates", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
         Route("/templates/{rest:path}", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
         Route("/pools", refuse(501, "pools over the API", pools), methods=ANY),
@@ -264,6 +262,9 @@ def refuse(
         return flat(status, code, f"{what}: this server does not support that yet")
 
     return refusal
+
+
+_NO_POLICY_CHANGE = refuse(400, "changing the egress policy")
 
 
 def _mount(path: str, routes: Sequence[BaseRoute]) -> Mount:

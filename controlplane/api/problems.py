@@ -7,13 +7,15 @@ So a status that the operation does not document is replaced by the nearest one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Scope
 
 from controlplane.errors import (
     AgentError,
@@ -164,7 +166,9 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "context.create": _EXECD,
     "context.list": _EXECD,
     "context.delete_all": _EXECD,
-    "context.get": frozenset({404, 500}),
+    # With 400, here and below, which the official specification has forgotten: its clients then find the code in the
+    # message only, but a caller's mistake is no 500.
+    "context.get": _EXECD | {404},
     "context.delete": _EXECD | {404},
     "code.input": _EXECD | {404, 409},
     "context.fork": _EXECD | {404, 409, 504},
@@ -186,15 +190,15 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "session.delete": _EXECD | {404},
     "file.upload": _EXECD,
     "file.download": _EXECD | {404, 416},
-    "file.info": frozenset({404, 500}),
+    "file.info": _EXECD | {404},
     "file.search": _EXECD | {404},
-    "file.remove": frozenset({500}),
+    "file.remove": _EXECD,
     "file.move": _EXECD | {404},
     "file.change": _EXECD,
     "file.replace": _EXECD,
     "directory.list": _EXECD | {404},
     "directory.make": _EXECD,
-    "directory.remove": frozenset({500}),
+    "directory.remove": _EXECD,
     "isolation.read": frozenset({400, 500}),
     "metrics.read": frozenset({500}),
     "metrics.watch": frozenset({500}),
@@ -255,8 +259,22 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         raise error
     method, path = request.method, request.scope["path"]
     if error.status_code == 405:
-        return flat(405, "METHOD_NOT_ALLOWED", f"{method} is not possible on {path}", error.headers)
+        # The router names the methods of the first route of that path; there may be others.
+        methods = ", ".join(sorted(_methods(request.app.routes, {**request.scope, "root_path": ""})))
+        return flat(405, "METHOD_NOT_ALLOWED", f"{method} is not possible on {path}", {"Allow": methods})
     return flat(404, "NOT_FOUND", f"there is nothing at {path}", error.headers)
+
+
+def _methods(routes: Iterable[BaseRoute], scope: Scope) -> set[str]:
+    """Return all methods that are possible on a path."""
+    found: set[str] = set()
+    for route in routes:
+        match, child = route.matches(scope)
+        if match is not Match.NONE and isinstance(route, Mount):
+            found |= _methods(route.routes, {**scope, **child})
+        elif match is not Match.NONE and isinstance(route, Route):
+            found |= route.methods or set()
+    return found
 
 
 def unexpected() -> Response:

@@ -63,6 +63,35 @@ class CredentialProxy(Wire, frozen=True):
     enabled: bool = False
 
 
+class HostVolume(Wire, frozen=True):
+    """`host`: a directory of the server's machine."""
+
+    path: str
+
+
+class ClaimVolume(Wire, frozen=True):
+    """`pvc`: a volume by name. The last three are hints that a single machine has no use for."""
+
+    claim_name: str
+    create_if_not_exists: bool = True
+    delete_on_sandbox_termination: bool = False
+    storage_class: str | None = None
+    storage: str | None = None
+    access_modes: list[str] | None = None
+
+
+class VolumeView(Wire, frozen=True):
+    """One of `volumes`: exactly one of `host`, `pvc` and `ossfs`."""
+
+    name: str
+    mount_path: str
+    read_only: bool = False
+    sub_path: str | None = None
+    host: HostVolume | None = None
+    pvc: ClaimVolume | None = None
+    ossfs: dict[str, Any] | None = None
+
+
 class CreateSandboxRequest(Wire, frozen=True):
     """The body of POST /sandboxes. What it means, and what of it is possible, is `admission.py`."""
 
@@ -81,7 +110,7 @@ class CreateSandboxRequest(Wire, frozen=True):
     network_policy: NetworkPolicy | None = None
     credential_proxy: CredentialProxy | None = None
     lifecycle: dict[str, Any] | None = None
-    volumes: list[Any] | None = None  # each a `volumes.VolumeView`
+    volumes: list[VolumeView] | None = None
 
 
 class Status(Wire, frozen=True):

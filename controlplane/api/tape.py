@@ -43,7 +43,7 @@ class Tape(Generic[T]):
     async def write(self, value: T, size: int) -> None:
         """Append an item; waits while too much has not been read."""
         while self._unread >= self._unread_bytes:
-            await self._wait()
+            await self.change()
         self._last += 1
         self._items.append(Item(self._last, value, size))
         self._size += size
@@ -70,7 +70,7 @@ class Tape(Generic[T]):
     async def read(self, after: int) -> list[Item[T]]:
         """Return all items after that number, waiting for some; none at the end. Errors as of `check`."""
         while (first := self.check(after)) and after == self._last and not self.is_finished:
-            await self._wait()
+            await self.change()
         items = [self._items[index] for index in range(after + 1 - first, len(self._items))]
         for item in items:
             if item.number > self._read:
@@ -85,8 +85,9 @@ class Tape(Generic[T]):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _wait(self) -> None:
-        await self._changed.wait()
+    def change(self) -> Awaitable[object]:
+        """Return what waits for the next change after this call."""
+        return self._changed.wait()
 
     def _trim(self) -> None:
         while self._size > self._kept_bytes and self._items[0].number <= self._read:
@@ -133,7 +134,8 @@ class KeptRun(Generic[T]):
             reading = asyncio.ensure_future(self.tape.read(after))
             try:
                 while not reading.done():
-                    changed = asyncio.ensure_future(self.tape._wait())
+                    self._check(mine)
+                    changed = asyncio.ensure_future(self.tape.change())
                     await asyncio.wait([reading, changed], return_when=asyncio.FIRST_COMPLETED)
                     changed.cancel()
                     self._check(mine)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
-from controlplane.api.schema import MAX_PATH_BYTES, Wire
+from controlplane.api.schema import MAX_PATH_BYTES, VolumeView
 from controlplane.errors import InvalidRequest
 from controlplane.sandbox import Volume
 
@@ -19,36 +19,7 @@ _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _TAKEN = ("/proc", "/sys", "/dev", "/opt/execd", "/run/sandlot", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
-class HostVolume(Wire, frozen=True):
-    """`host`: a directory of the server's machine."""
-
-    path: str
-
-
-class ClaimVolume(Wire, frozen=True):
-    """`pvc`: a volume by name. The last three are hints that a single machine has no use for."""
-
-    claim_name: str
-    create_if_not_exists: bool = True
-    delete_on_sandbox_termination: bool = False
-    storage_class: str | None = None
-    storage: str | None = None
-    access_modes: list[str] | None = None
-
-
-class VolumeView(Wire, frozen=True):
-    """One of `volumes`: exactly one of `host`, `pvc` and `ossfs`."""
-
-    name: str
-    mount_path: str
-    read_only: bool = False
-    sub_path: str | None = None
-    host: HostVolume | None = None
-    pvc: ClaimVolume | None = None
-    ossfs: dict[str, Any] | None = None
-
-
-def admit_volumes(views: list[VolumeView]) -> tuple[Volume, ...]:
+def admit_volumes(views: Sequence[VolumeView]) -> tuple[Volume, ...]:
     """Return what is to be mounted. A host path is all in `host_root`.
 
     Raises:

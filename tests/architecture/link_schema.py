@@ -155,7 +155,7 @@ def asyncapi() -> str:
         "operations": operations,
         "components": {"messages": messages_, "schemas": components},
     }
-    return "".join(f"{line}\n" for line in _yaml(document, 0))
+    return "".join(f"{line}\n" for line in yaml_lines(document, 0))
 
 
 def summary_of(schema: dict[str, Any]) -> str:
@@ -163,13 +163,14 @@ def summary_of(schema: dict[str, Any]) -> str:
     return str(schema["description"]).split("\n", 1)[0]
 
 
-def _yaml(value: Any, depth: int) -> Iterator[str]:
+def yaml_lines(value: Any, depth: int) -> Iterator[str]:
     """Yield lines of block YAML; scalars are written as JSON, which YAML takes."""
     pad = "  " * depth
-    for key, item in value.items():
+    for name, item in value.items():
+        key = json.dumps(name) if name.isdigit() else name
         if isinstance(item, dict) and item and "$ref" not in item:
             yield f"{pad}{key}:"
-            yield from _yaml(item, depth + 1)
+            yield from yaml_lines(item, depth + 1)
         elif isinstance(item, list) and item and all(isinstance(each, dict) for each in item):
             yield f"{pad}{key}:"
             for each in item:

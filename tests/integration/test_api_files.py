@@ -348,7 +348,7 @@ async def test_files_are_made_moved_changed_and_removed(client: httpx.AsyncClien
     both = {"path": [str(one), str(tmp_path / "no")]}
     assert (await client.delete("/files", params=both)).status_code == 200
     directory = await client.delete("/files", params={"path": str(tmp_path / "d")})
-    assert (directory.status_code, directory.json()["code"]) == (500, "INVALID_FILE")
+    assert (directory.status_code, directory.json()["code"]) == (400, "INVALID_FILE")
     assert (await client.delete("/directories", params={"path": str(tmp_path / "d")})).status_code == 200
     assert everything(tmp_path) == []
 

@@ -59,7 +59,7 @@ def test_a_missing_file_stays_404_where_that_is_documented() -> None:
 
     assert documented_status("file.download", missing, 404) == 404
     assert documented_status("file.change", missing, 404) == 400
-    assert documented_status("file.remove", missing, 404) == 500
+    assert documented_status("file.remove", missing, 404) == 400
 
 
 def test_the_proxy_s_own_errors_keep_their_status_at_an_endpoint() -> None:

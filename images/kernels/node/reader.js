@@ -11,15 +11,24 @@ const { fd, shared } = workerData;
 
 // An idle main thread hears a message well within this time; one that does not is busy, and is struck.
 const STRIKE_MS = 20;
+const SIGNAL_EVERY = 25; // strikes
 
 function leave() {
   process.kill(process.pid, 'SIGKILL'); // the main thread may be anywhere
 }
 
+function signalGroup() {
+  try {
+    process.kill(-process.pid, 'SIGINT');
+  } catch {
+    // we lead no group: somebody started us by hand
+  }
+}
+
 /** Tell the main thread, which gives the run up. While it does not listen, terminate whatever it executes. */
 function interrupt(id) {
   let session = null;
-  let isLate = false;
+  let strikes = 0;
   const strike = () => {
     if (Atomics.load(shared, HEARD) >= id) {
       session?.disconnect();
@@ -27,15 +36,17 @@ function interrupt(id) {
     }
     // Again each time: what we terminate may be the very code that was about to take the message.
     parentPort.postMessage({ op: 'interrupt', id });
-    if (isLate) {
+    if (strikes > 0) {
       if (session === null) {
         session = new inspector.Session();
         session.connectToMainThread();
       }
+      // A program that it waits for in execSync() may have been started after execd's signal.
+      if (strikes % SIGNAL_EVERY === 1) signalGroup();
       // V8 runs this in the middle of the main thread's code.
       session.post('Runtime.evaluate', { expression: `globalThis[Symbol.for('sandlot.strike')](${id})` }, () => {});
     }
-    isLate = true;
+    strikes += 1;
     setTimeout(strike, STRIKE_MS);
   };
   strike();

@@ -4,7 +4,7 @@
 const { AsyncLocalStorage } = require('node:async_hooks');
 const fs = require('node:fs');
 const inspector = require('node:inspector');
-const { setImmediate, setTimeout } = require('node:timers'); // user code may replace the globals
+const { clearImmediate, clearTimeout, setImmediate, setTimeout } = require('node:timers'); // user code may replace the globals
 const util = require('node:util');
 
 const { prepare } = require('./cell.js');
@@ -21,7 +21,6 @@ const IDLE_MS = 3;
 const OOM_SCORE = 200; // as contexts of Python: one context dies before the agent does
 const STRIKE = Symbol.for('sandlot.strike'); // what reader.js has the main thread call
 const CELL = /<cell (\d+)>:(\d+)(?::(-?\d+))?/g;
-const INTERRUPTED = { name: 'Interrupted', value: 'the run was interrupted', traceback: ['Interrupted'] };
 const WARM_UP = {
   javascript: ['[1, { a: "b" }]', 'await null; import("node:os"); [1].map((x) => `${x}`)', 'null.x'],
   typescript: ['[1 as number, { a: "b" }]', 'await null; import("node:os")', '(() => { enum E { A } return E.A })()', 'null.x'],
@@ -35,6 +34,7 @@ class Run {
     this.mayAsk = input;
     this.isOver = false; // `done` is said, or about to be
     this.isInterrupted = false;
+    this.isWaiting = false; // for a promise
   }
 }
 
@@ -46,7 +46,9 @@ class Runner {
     this._language = language;
     this._count = 0;
     this._run = null;
+    this._last = 0; // the number of the last run that has begun
     this._runs = new AsyncLocalStorage(); // which run some code belongs to
+    this._turn = null; // the immediate in which a run will end
     this._isShielded = false; // our own code executes, which must not be terminated
     this._session = null; // by which this thread terminates its own execution
     this._maps = new Map(); // count → source map of a run whose lines have moved
@@ -119,7 +121,9 @@ class Runner {
   // -- runs
 
   _begin(message) {
+    if (message.id <= this._last) return; // it was interrupted before we took it
     this._isShielded = true;
+    this._last = message.id;
     this._guard();
     this._count += 1;
     const run = new Run(message, this._count);
@@ -130,7 +134,7 @@ class Runner {
       scope.makeDeclarable(cell.names);
     } catch (error) {
       this._isShielded = false;
-      setImmediate(() => this._fail(run, error));
+      this._turn = setImmediate(() => this._fail(run, error));
       return;
     }
     this._isShielded = false;
@@ -156,20 +160,25 @@ class Runner {
       value = cell.script.runInThisContext();
       if (cell.isAsync) value = value(scope.helpers(() => run.isInterrupted));
     } catch (error) {
-      setImmediate(() => this._fail(run, error));
+      this._turn = setImmediate(() => this._fail(run, error));
       return;
     }
-    const succeed = (result) => setImmediate(() => this._succeed(run, cell.hasValue ? result : undefined));
-    const fail = (error) => setImmediate(() => this._fail(run, error));
+    // What comes next waits a turn of the event loop, so that what is ready to run, and to fail, has.
+    const settle = (then) => {
+      run.isWaiting = false;
+      this._turn = setImmediate(then);
+    };
+    const succeed = (result) => settle(() => this._succeed(run, cell.hasValue ? result : undefined));
+    const fail = (error) => settle(() => this._fail(run, error));
     // A promise as the last value is waited for: `main()` belongs to its run to its end.
     if (cell.isAsync || (cell.hasValue && util.types.isPromise(value))) {
+      run.isWaiting = true;
       Promise.prototype.then.call(value, succeed, fail);
     } else {
       succeed(value);
     }
   }
 
-  /** Called a turn of the event loop after the code, so that what is ready to run, and to fail, has. */
   _succeed(run, value) {
     if (run.isOver) return;
     if (value === undefined) {
@@ -223,25 +232,34 @@ class Runner {
 
   // -- interrupts
 
-  /** Called by reader.js in the middle of whatever this thread executes. */
+  /** Called by reader.js in the middle of whatever this thread executes: the run, or what an earlier one has left. */
   _strike(id) {
     const run = this._run;
-    if (run === null || run.id !== id || run.isOver) return;
-    run.isInterrupted = true;
-    if (this._isShielded || this._session !== null) return;
-    this._session = new inspector.Session();
-    this._session.connect();
+    if (id < this._last || (id === this._last && run === null)) return; // it is over
+    if (run?.id === id) run.isInterrupted = true;
+    if (this._isShielded) return;
+    if (this._session === null) {
+      this._session = new inspector.Session();
+      this._session.connect();
+    }
     this._session.post('Runtime.terminateExecution');
   }
 
   _hearInterrupt(id) {
     this._channel.hear(id);
-    this._session?.disconnect(); // at once, the termination would be taken back
+    this._session?.disconnect(); // before, it would have taken the termination back
     this._session = null;
-    const run = this._run;
-    if (run === null || run.id !== id) return;
-    run.isInterrupted = true;
-    this._finish(run, 'interrupted', INTERRUPTED);
+    // Node forgets what was to run after an immediate that was terminated, but goes on to wait for it.
+    clearImmediate(this._turn);
+    if (id > this._last) {
+      // What was terminated was about to begin this run.
+      this._last = id;
+      this._count += 1;
+      this._run = new Run({ id }, this._count);
+    }
+    if (this._run?.id !== id) return;
+    this._run.isInterrupted = true;
+    this._finish(this._run, 'interrupted');
   }
 
   // -- what goes wrong outside of a run's own code
@@ -260,7 +278,7 @@ class Runner {
 
   _uncaught(error) {
     const run = this._run;
-    if (run !== null && !run.isOver && this._runs.getStore() === run) {
+    if (run?.isWaiting && this._runs.getStore() === run) {
       // A callback that the run waits for would have ended a program; the run would wait for ever.
       this._fail(run, error);
     } else {

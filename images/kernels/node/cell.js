@@ -41,12 +41,34 @@ class Edits {
   apply() {
     let result = '';
     let at = 0;
+    this._kept = []; // what was left as it was: {from: its place in the result, at: in the text}
     for (const { start, end, text } of this._edits.sort((one, other) => one.start - other.start)) {
+      this._kept.push({ from: result.length, at });
       result += this._text.slice(at, start) + text;
       at = end;
     }
-    return result + this._text.slice(at);
+    this._kept.push({ from: result.length, at });
+    this._result = result + this._text.slice(at);
+    return this._result;
   }
+
+  /** Where in the text a column of the result was; both count from 1. Lines are the same. */
+  column(line, column) {
+    const offset = startOf(this._result, line) + column - 1;
+    const index = this._kept.findLastIndex(({ from }) => from <= offset);
+    if (index < 0) return column;
+    const { from, at } = this._kept[index];
+    const limit = index + 1 < this._kept.length ? this._edits[index].start : Infinity; // what follows was put in
+    return Math.min(at + offset - from, limit) - startOf(this._text, line) + 1;
+  }
+}
+
+/** The offset at which a line begins. */
+function startOf(text, line) {
+  let start = 0;
+  const end = /\r\n|[\n\r\u2028\u2029]/g;
+  for (let i = 1; i < line && end.exec(text) !== null; i += 1) start = end.lastIndex;
+  return start;
 }
 
 function* childrenOf(node) {
@@ -105,6 +127,69 @@ function namesIn(pattern) {
   }
 }
 
+// It begins with no bracket, which could continue the statement before it.
+const IS_CONSTANT = 'new class{constructor(){throw new TypeError("Assignment to constant variable.")}}()';
+
+/** Have assignments to constants of the same code throw, as they should: their declarations become those of variables. */
+function guardConstants(tree, edits) {
+  const isConst = (one) => one.type === 'VariableDeclaration' && one.kind === 'const';
+  const constants = new Set(tree.body.filter(isConst).flatMap((one) => one.declarations.flatMap(({ id }) => namesIn(id))));
+  if (constants.size === 0) return;
+  const targets = [];
+  const visit = (node, isTop) => {
+    switch (node.type) {
+      case 'AssignmentExpression':
+        targets.push(...targetsIn(node.left));
+        break;
+      case 'UpdateExpression':
+        targets.push(...targetsIn(node.argument));
+        break;
+      case 'ForInStatement':
+      case 'ForOfStatement':
+        targets.push(...targetsIn(node.left));
+        break;
+      // A name that is declared again in some inner scope is left alone.
+      case 'VariableDeclarator':
+        if (!isTop) for (const name of namesIn(node.id)) constants.delete(name);
+        break;
+      case 'CatchClause':
+        for (const name of namesIn(node.param)) constants.delete(name);
+        break;
+      case 'ClassExpression':
+      case 'ClassDeclaration':
+        if (node.id) constants.delete(node.id.name);
+        break;
+      default:
+        if (!FUNCTIONS.has(node.type)) break;
+        if (node.id) constants.delete(node.id.name);
+        for (const name of node.params.flatMap(namesIn)) constants.delete(name);
+    }
+    for (const child of childrenOf(node)) visit(child, isTop && isConst(node));
+  };
+  for (const node of tree.body) visit(node, isConst(node));
+  for (const { name, start } of targets) if (constants.has(name)) edits.insert(start, `${IS_CONSTANT}.`);
+}
+
+/** The names that an assignment writes to; a shorthand `({ x } = y)` is left out. */
+function targetsIn(pattern) {
+  switch (pattern?.type) {
+    case 'Identifier':
+      return [pattern];
+    case 'ObjectPattern':
+      return pattern.properties
+        .filter((one) => !one.shorthand)
+        .flatMap((one) => targetsIn(one.value ?? one.argument));
+    case 'ArrayPattern':
+      return pattern.elements.flatMap(targetsIn);
+    case 'AssignmentPattern':
+      return targetsIn(pattern.left);
+    case 'RestElement':
+      return targetsIn(pattern.argument);
+    default:
+      return [];
+  }
+}
+
 /** The statement whose value is the run's: the last, if it is an expression. */
 function lastExpression(statements) {
   const isBare = (one) => one.type === 'VariableDeclaration' && one.declarations.every(({ init }) => init === null);
@@ -116,6 +201,7 @@ function lastExpression(statements) {
 /** Code without `await`: only declarations change. */
 function transformSync(code, tree) {
   const edits = new Edits(code);
+  guardConstants(tree, edits);
   const names = [];
   for (const node of tree.body) {
     if (node.type === 'VariableDeclaration') {
@@ -134,7 +220,7 @@ function transformSync(code, tree) {
     }
   }
   const hasValue = lastExpression(tree.body) !== null;
-  return { text: edits.apply(), names, hasValue, columnOffset: 0, isAsync: false };
+  return { text: edits.apply(), edits, names, hasValue, columnOffset: 0, isAsync: false };
 }
 
 /** Code with `await` or `import`: it becomes an async function. */
@@ -150,6 +236,7 @@ class AsyncTransformation {
   }
 
   run() {
+    guardConstants(this._tree, this._edits);
     if (this._code.startsWith('#!')) this._edits.replace(0, 2, '//');
     for (const node of this._tree.body) this._topLevel(node);
     const strict = this._tree.body.some((one) => one.directive === 'use strict') ? "'use strict';" : '';
@@ -158,7 +245,7 @@ class AsyncTransformation {
     const declared = names.length > 0 ? `var ${names.join(',')};` : '';
     const prefix = `${strict}${declared}(async(${HELPERS})=>{${shared}${this._imports.join('')}`;
     const text = `${prefix}${this._edits.apply()}\n})`;
-    return { text, names, hasValue: this._last !== null, columnOffset: -prefix.length, isAsync: true };
+    return { text, edits: this._edits, names, hasValue: this._last !== null, columnOffset: -prefix.length, isAsync: true };
   }
 
   /** Edit a top-level statement. */
@@ -363,7 +450,12 @@ function parse(code) {
       // a block, then
     }
   }
-  return { code, tree: acorn.parse(code, PARSING), columnOffset: 0 };
+  try {
+    return { code, tree: acorn.parse(code, PARSING), columnOffset: 0 };
+  } catch (error) {
+    if (!/\busing\b/.test(code)) throw error;
+    return { code, tree: acorn.parse(code, { ...PARSING, sourceType: 'module' }), columnOffset: 0 };
+  }
 }
 
 /** Say where acorn stopped, as V8 does. */
@@ -407,7 +499,8 @@ function compileUnparsed(error, code, filename) {
  * Compile the code of a run.
  *
  * `script` gives, when it is run, the value of the last expression; if `isAsync`, a function that wants our helpers and
- * promises the value. `hasValue`: there is such an expression. `names`: what it declares.
+ * promises the value. `hasValue`: there is such an expression. `names`: what it declares. `column`, if it is there, tells
+ * where a column of the script was in the code.
  */
 function prepare(code, filename) {
   let parsed;
@@ -417,9 +510,14 @@ function prepare(code, filename) {
     return compileUnparsed(error, code, filename);
   }
   const { tree } = parsed;
+  const shift = -parsed.columnOffset; // of the first line
   const cell = isAsync(tree) ? new AsyncTransformation(parsed.code, tree).run() : transformSync(parsed.code, tree);
   cell.columnOffset += parsed.columnOffset;
-  return { ...cell, script: compile(cell, filename) };
+  const column = (line, number) => {
+    const shifted = line === 1 ? shift : 0;
+    return cell.edits.column(line, number + shifted) - shifted;
+  };
+  return { ...cell, column, script: compile(cell, filename) };
 }
 
 module.exports = { prepare };

@@ -6,23 +6,17 @@ const util = require('node:util');
 const MAX_CHARACTERS = 1024 * 1024;
 const OURS = [`${__dirname}/`, 'node:vm:', 'node:internal/'];
 
-/** Leave out the frames of this runner, of what called it, and of Node's inside. */
-function trim(text) {
-  const isFrame = (line) => /^\s+at /.test(line);
-  const isOurs = (line) => OURS.some((place) => line.includes(place));
-  const lines = text.split('\n');
-  const kept = [];
-  for (let i = 0; i < lines.length; ) {
-    let end = i;
-    while (end < lines.length && isFrame(lines[end])) end += 1;
-    const frames = lines.slice(i, end);
-    const last = frames.findLastIndex((line) => line.includes('<cell ')); // below it is what called us
-    const isCalledByUs = last >= 0 && frames.slice(last).some(isOurs);
-    kept.push(...(isCalledByUs ? frames.slice(0, last + 1) : frames).filter((line) => !isOurs(line)));
-    if (end < lines.length) kept.push(lines[end]);
-    i = end + 1;
-  }
-  return kept.join('\n');
+/** Have stacks end where the user's code does, and name places in it. */
+function install(places) {
+  const format = Error.prepareStackTrace; // Node's own
+  Error.prepareStackTrace = (error, frames) => {
+    const files = frames.map((frame) => frame.getFileName() ?? '');
+    const last = files.findLastIndex((file) => file.startsWith('<cell ')); // below it is what called us
+    const isOurs = (file) => OURS.some((ours) => file.startsWith(ours));
+    const end = last >= 0 && files.slice(last).some(isOurs) ? last + 1 : frames.length;
+    const kept = frames.filter((_, i) => i < end && !isOurs(files[i]));
+    return places.inStack(format(error, kept));
+  };
 }
 
 /** As Node shows it; but what has a stack without frames, Node would put into brackets. */
@@ -40,8 +34,8 @@ function attempt(read, otherwise) {
   }
 }
 
-/** What code has thrown, as `{name, value, traceback}`. `locate` puts a text's line numbers right. */
-function describe(error, locate) {
+/** What code has thrown, as `{name, value, traceback}`. */
+function describe(error, places) {
   const isError = util.types.isNativeError(error) || error instanceof Error;
   if (!isError) {
     const value = attempt(() => util.inspect(error), '(a value that cannot be shown)');
@@ -49,8 +43,8 @@ function describe(error, locate) {
   }
   const name = attempt(() => error.name || error.constructor.name, 'Error');
   const value = attempt(() => error.message, '');
-  const full = attempt(() => locate(trim(show(error))), `${name}: ${value}`);
+  const full = attempt(() => places.inExcerpt(show(error)), `${name}: ${value}`);
   return { name, value, traceback: full.split('\n') };
 }
 
-module.exports = { describe };
+module.exports = { describe, install };

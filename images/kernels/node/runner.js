@@ -9,7 +9,8 @@ const util = require('node:util');
 
 const { prepare } = require('./cell.js');
 const { Channel } = require('./channel.js');
-const { describe } = require('./errors.js');
+const errors = require('./errors.js');
+const { Places } = require('./places.js');
 const questions = require('./questions.js');
 const scope = require('./scope.js');
 const streams = require('./streams.js');
@@ -20,7 +21,6 @@ const PROTOCOL = 1;
 const IDLE_MS = 3;
 const OOM_SCORE = 200; // as contexts of Python: one context dies before the agent does
 const STRIKE = Symbol.for('sandlot.strike'); // what reader.js has the main thread call
-const CELL = /<cell (\d+)>:(\d+)(?::(-?\d+))?/g;
 const WARM_UP = {
   javascript: ['[1, { a: "b" }]', 'await null; import("node:os"); [1].map((x) => `${x}`)', 'null.x'],
   typescript: ['[1 as number, { a: "b" }]', 'await null; import("node:os")', '(() => { enum E { A } return E.A })()', 'null.x'],
@@ -51,13 +51,13 @@ class Runner {
     this._turn = null; // the immediate in which a run will end
     this._isShielded = false; // our own code executes, which must not be terminated
     this._session = null; // by which this thread terminates its own execution
-    this._maps = new Map(); // count → source map of a run whose lines have moved
+    this._places = new Places();
     this._inputs = []; // what asks for input, in turn; the first has been sent
-    this._locate = (text) => this._putLinesRight(text);
   }
 
   serve() {
     streams.install();
+    errors.install(this._places);
     this._guard();
     // Node warns once that this way of importing is experimental.
     quietly(() => prepare('import("node:os")', '<cell 0>').script.runInThisContext());
@@ -112,7 +112,7 @@ class Runner {
           if (cell.isAsync) value(scope.helpers(() => false));
           else toBundle(value);
         } catch (error) {
-          describe(error, this._locate);
+          errors.describe(error, this._places);
         }
       });
     }
@@ -144,13 +144,16 @@ class Runner {
 
   _compile(code, count) {
     const filename = `<cell ${count}>`;
-    let text = code;
-    if (this._language === 'typescript') {
-      const compiled = toJavaScript(code, filename);
-      text = compiled.code;
-      if (compiled.map) this._maps.set(count, compiled.map);
-    }
-    return quietly(() => prepare(text, filename));
+    const { code: text, map } = this._language === 'typescript' ? toJavaScript(code, filename) : { code };
+    const cell = quietly(() => prepare(text, filename));
+    this._places.add(count, code, (line, column) => {
+      const place = { line, column: cell.column?.(line, column) ?? column };
+      const entry = map?.findEntry(line - 1, place.column - 1);
+      return entry?.originalLine === undefined
+        ? place
+        : { line: entry.originalLine + 1, column: entry.originalColumn + 1 };
+    });
+    return cell;
   }
 
   /** Execute the code. It may be terminated anywhere: then nothing here goes on, and `_hearInterrupt` ends the run. */
@@ -215,7 +218,7 @@ class Runner {
 
   _fail(run, error) {
     if (run.isOver) return;
-    const description = describe(error, this._locate); // may run code of the user's
+    const description = errors.describe(error, this._places); // may run code of the user's
     this._finish(run, 'error', description);
   }
 
@@ -288,18 +291,8 @@ class Runner {
 
   _report(prefix, error, event) {
     if (process.listenerCount(event) > 1) return; // the user's own sees to it
-    const { traceback } = describe(error, this._locate);
+    const { traceback } = errors.describe(error, this._places);
     process.stderr.write(`${prefix}${traceback.join('\n').replace(/^Uncaught /, '')}\n`);
-  }
-
-  _putLinesRight(text) {
-    return text.replace(CELL, (whole, count, line, column) => {
-      if (column < 1) return `<cell ${count}>:${line}`; // in what we put before the code
-      const entry = this._maps.get(Number(count))?.findEntry(line - 1, (column ?? 1) - 1);
-      if (entry?.originalLine === undefined) return whole;
-      const place = `<cell ${count}>:${entry.originalLine + 1}`;
-      return column === undefined ? place : `${place}:${entry.originalColumn + 1}`;
-    });
   }
 
   // -- what code may call

@@ -25,11 +25,10 @@ function writeAll(fd, data) {
 
 class Output extends Writable {
   constructor(fd) {
-    super({ decodeStrings: true, emitClose: false });
+    super({ emitClose: false });
     this.fd = fd;
     this._type = 'fs';
     this._isStdio = true;
-    this.destroySoon = this.destroy;
   }
 
   _write(chunk, _encoding, done) {
@@ -37,8 +36,17 @@ class Output extends Writable {
     done();
   }
 
-  _destroy(_error, done) {
-    done(); // as Node's own: the descriptors stay open, whoever says end()
+  /** The descriptors stay open, and the next run prints as well, whoever ends or destroys us. */
+  end(...args) {
+    const done = args.findLast((one) => typeof one === 'function');
+    const [chunk, encoding] = args.filter((one) => typeof one !== 'function');
+    if (chunk !== undefined && chunk !== null) this.write(chunk, encoding);
+    if (done) process.nextTick(done);
+    return this;
+  }
+
+  destroy() {
+    return this;
   }
 }
 

@@ -163,6 +163,18 @@ def test_names_of_node_may_be_declared(js: Context, name: str) -> None:
     assert js.value(f"{name} + 1") == "2"
 
 
+def test_user_code_may_put_its_own_in_place_of_what_the_runner_uses(js: Context) -> None:
+    js.run("class Set { constructor() { throw 1 } } class Map {} class Promise {} function Object() {}")
+    js.run(
+        "const JSON = 1, Error = 2, Symbol = 3, Atomics = 4, Buffer = 5, Array = 6, setImmediate = 7; var process = 8"
+    )
+    js.run("[].__proto__.extra = 1; ({}).__proto__.extra = 2")
+    assert js.value("[await 1, process]") == "[ 1, 8 ]"
+    assert js.run("display(2)").order == ["=2"]
+    assert js.run("null.x").error["ename"] == "TypeError"
+    assert js.interrupted("while (true) {}").receipt["cause"] == "interrupted"
+
+
 def test_contexts_share_nothing(box: httpx.Client, js: Context) -> None:
     other = Context(box, "javascript")
     js.run("globalThis.shared = 1; Array.prototype.mine = 1; process.env.MINE = '1'; process.chdir('/')")
@@ -208,6 +220,12 @@ def test_a_busy_context_stops_no_other(box: httpx.Client, js: Context) -> None:
 )
 def test_the_value_of_a_run(either: Context, code: str, text: str) -> None:
     assert either.value(code) == text
+
+
+def test_long_and_odd_code(js: Context) -> None:
+    assert js.value(f"const big = '{'x' * 5_000_000}'; big.length") == "5000000"
+    assert js.value("+".join(["1"] * 20_000)) == "20000"
+    assert js.run("throw new Error('\\ud800')").error["evalue"] == "\ufffd"
 
 
 @pytest.mark.parametrize("code", ["undefined", "const x = 1", "if (true) { 1 }", "for (let i = 0; i < 2; i++) i", ""])
@@ -308,6 +326,13 @@ def test_types_are_stripped_and_what_is_more_than_types_works(ts: Context) -> No
     assert error["traceback"][-1] == "    at <cell 7>:3:7"
     wrong = ts.run("let x: = 3").error
     assert (wrong["ename"], wrong["traceback"][0]) == ("SyntaxError", "<cell 8>:1")
+
+
+def test_code_that_crashes_the_compiler_does_not_end_the_context(ts: Context) -> None:
+    ts.run("let kept: number = 1")
+    assert "nested too deeply" in ts.run("+".join(["1"] * 20_000)).error["evalue"]
+    assert ts.value("enum E { A = 5 }\nkept + E.A") == "6"
+    assert ts.run("let x: = 3").error["traceback"][0] == "<cell 4>:1"
 
 
 # -- errors

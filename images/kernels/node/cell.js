@@ -483,7 +483,7 @@ function compileUnparsed(error, code, filename) {
     const script = compile({ text: code, columnOffset: 0 }, filename);
     return { script, names: [], hasValue: true, isAsync: false };
   } catch (failure) {
-    if (!/\bawait\b|import|export/.test(failure.message)) throw failure;
+    if (!/\bawait\b|import|export/.test(failure.message) || error.loc === undefined) throw failure;
   }
   if (error.pos >= code.trimEnd().length) throw syntaxError(error, code, filename);
   const prefix = '(async()=>{';
@@ -504,15 +504,16 @@ function compileUnparsed(error, code, filename) {
  */
 function prepare(code, filename) {
   let parsed;
+  let cell;
   try {
     parsed = parse(code);
+    const { code: text, tree } = parsed;
+    cell = isAsync(tree) ? new AsyncTransformation(text, tree).run() : transformSync(text, tree);
   } catch (error) {
-    return compileUnparsed(error, code, filename);
+    return compileUnparsed(error, code, filename); // it is wrong, or nested too deeply for us
   }
-  const { tree } = parsed;
   const shift = -parsed.columnOffset; // of the first line
-  const cell = isAsync(tree) ? new AsyncTransformation(parsed.code, tree).run() : transformSync(parsed.code, tree);
-  cell.columnOffset += parsed.columnOffset;
+  cell.columnOffset -= shift;
   const column = (line, number) => {
     const shifted = line === 1 ? shift : 0;
     return cell.edits.column(line, number + shifted) - shifted;

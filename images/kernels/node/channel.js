@@ -30,18 +30,25 @@ class Channel {
 
   /** Send a message. Throws RangeError, and sends nothing, when it is too long. */
   send(message) {
-    const line = Buffer.from(`${JSON.stringify(message)}\n`);
+    // Lone surrogates have no UTF-8, and execd takes no others.
+    const wellFormed = (_key, value) => (typeof value === 'string' ? value.toWellFormed() : value);
+    const line = Buffer.from(`${JSON.stringify(message, wellFormed)}\n`);
     if (line.length > MAX_LINE_BYTES) {
       throw new RangeError(`${line.length} bytes are too many to be shown: at most ${MAX_LINE_BYTES}`);
     }
     writeAll(this._fd, line);
   }
 
-  /** Send a message and wait until execd has taken all that was printed before it. Only during a run. */
-  sendInOrder(message) {
+  /** Send a message for whose `ack` somebody will wait; return the number. Only during a run. */
+  sendForAck(message) {
     const number = this._sent + 1;
     this.send({ ...message, ack: number });
     this._sent = number;
+    return number;
+  }
+
+  /** Wait until execd has taken all that was printed before the message with this number. */
+  waitForAck(number) {
     for (let now; (now = Atomics.load(this._shared, ACKNOWLEDGED)) < number; ) {
       Atomics.wait(this._shared, ACKNOWLEDGED, now);
     }

@@ -22,7 +22,7 @@ function install(places) {
 /** As Node shows it; but what has a stack without frames, Node would put into brackets. */
 function show(error) {
   const { stack } = error;
-  return typeof stack === 'string' && /\n/.test(stack) && !/^\s+at /m.test(stack) ? stack : util.inspect(error);
+  return typeof stack === 'string' && stack !== '' && !/^\s+at /m.test(stack) ? stack : util.inspect(error);
 }
 
 function attempt(read, otherwise) {

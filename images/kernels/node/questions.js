@@ -51,7 +51,7 @@ function namesOf(value, prefix) {
   for (let holder = Object(value); holder !== null; holder = Object.getPrototypeOf(holder)) {
     if (util.types.isProxy(holder)) break;
     const found = Object.getOwnPropertyNames(holder).filter(
-      (name) => name.startsWith(prefix) && new RegExp(`^${NAME}$`, 'u').test(name),
+      (name) => name.startsWith(prefix) && !name.startsWith('__sandlot') && new RegExp(`^${NAME}$`, 'u').test(name),
     );
     for (const name of found.sort()) names.add(name);
   }

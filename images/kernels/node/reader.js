@@ -44,7 +44,7 @@ function interrupt(id) {
       // A program that it waits for in execSync() may have been started after execd's signal.
       if (strikes % SIGNAL_EVERY === 1) signalGroup();
       // V8 runs this in the middle of the main thread's code.
-      session.post('Runtime.evaluate', { expression: `globalThis[Symbol.for('sandlot.strike')](${id})` }, () => {});
+      session.post('Runtime.evaluate', { expression: `__sandlot_strike(${id})` }, () => {});
     }
     strikes += 1;
     setTimeout(strike, STRIKE_MS);

@@ -20,7 +20,7 @@ const { toBundle, toShown } = require('./values.js');
 const PROTOCOL = 1;
 const IDLE_MS = 3;
 const OOM_SCORE = 200; // as contexts of Python: one context dies before the agent does
-const STRIKE = Symbol.for('sandlot.strike'); // what reader.js has the main thread call
+const STRIKE = '__sandlot_strike'; // what reader.js has the main thread call
 const WARM_UP = {
   javascript: ['[1, { a: "b" }]', 'await null; import("node:os"); [1].map((x) => `${x}`)', 'null.x'],
   typescript: ['[1 as number, { a: "b" }]', 'await null; import("node:os")', '(() => { enum E { A } return E.A })()', 'null.x'],
@@ -235,6 +235,17 @@ class Runner {
 
   // -- interrupts
 
+  /** Do something that must not be terminated half-way. */
+  _shielded(action) {
+    const before = this._isShielded;
+    this._isShielded = true;
+    try {
+      return action();
+    } finally {
+      this._isShielded = before;
+    }
+  }
+
   /** Called by reader.js in the middle of whatever this thread executes: the run, or what an earlier one has left. */
   _strike(id) {
     const run = this._run;
@@ -304,7 +315,7 @@ class Runner {
       const message = { type: 'display', data };
       if (displayId !== undefined) Object.assign(message, { display_id: String(displayId), update: Boolean(update) });
       // Between runs nobody listens, and nobody would acknowledge it.
-      if (this._run !== null) this._channel.sendInOrder(message);
+      if (this._run !== null) this._channel.waitForAck(this._shielded(() => this._channel.sendForAck(message)));
     };
     return util.types.isPromise(bundle) ? bundle.then(show) : show(bundle);
   }
@@ -323,7 +334,7 @@ class Runner {
 
   _ask() {
     const [{ prompt, password }] = this._inputs;
-    this._channel.send({ type: 'input_request', prompt, password });
+    this._shielded(() => this._channel.send({ type: 'input_request', prompt, password }));
   }
 
   _answer(text) {

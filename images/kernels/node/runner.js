@@ -4,7 +4,8 @@
 const { AsyncLocalStorage } = require('node:async_hooks');
 const fs = require('node:fs');
 const inspector = require('node:inspector');
-const { clearImmediate, clearTimeout, setImmediate, setTimeout } = require('node:timers'); // user code may replace the globals
+// User code may replace the globals.
+const { clearImmediate, clearTimeout, setImmediate, setTimeout } = require('node:timers');
 const util = require('node:util');
 
 const { prepare } = require('./cell.js');
@@ -23,7 +24,12 @@ const OOM_SCORE = 200; // as contexts of Python: one context dies before the age
 const STRIKE = '__sandlot_strike'; // what reader.js has the main thread call
 const WARM_UP = {
   javascript: ['[1, { a: "b" }]', 'await null; import("node:os"); [1].map((x) => `${x}`)', 'null.x'],
-  typescript: ['[1 as number, { a: "b" }]', 'await null; import("node:os")', '(() => { enum E { A } return E.A })()', 'null.x'],
+  typescript: [
+    '[1 as number, { a: "b" }]',
+    'await null; import("node:os")',
+    '(() => { enum E { A } return E.A })()',
+    'null.x',
+  ],
 };
 
 /** One piece of code on its way. */
@@ -206,9 +212,10 @@ class Runner {
   }
 
   _finishWith(run, data) {
+    if (run.isOver) return;
     this._isShielded = true;
     try {
-      if (!run.isOver) this._channel.send({ type: 'result', data, count: run.count });
+      this._channel.send({ type: 'result', data, count: run.count });
     } catch (error) {
       this._fail(run, error);
       return;

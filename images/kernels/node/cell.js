@@ -130,10 +130,11 @@ function namesIn(pattern) {
 // It begins with no bracket, which could continue the statement before it.
 const IS_CONSTANT = 'new class{constructor(){throw new TypeError("Assignment to constant variable.")}}()';
 
-/** Have assignments to constants of the same code throw, as they should: their declarations become those of variables. */
+/** Have assignments to constants of the same code throw, as they should: constants become variables. */
 function guardConstants(tree, edits) {
   const isConst = (one) => one.type === 'VariableDeclaration' && one.kind === 'const';
-  const constants = new Set(tree.body.filter(isConst).flatMap((one) => one.declarations.flatMap(({ id }) => namesIn(id))));
+  const declarators = tree.body.filter(isConst).flatMap((one) => one.declarations);
+  const constants = new Set(declarators.flatMap(({ id }) => namesIn(id)));
   if (constants.size === 0) return;
   const targets = [];
   const visit = (node, isTop) => {
@@ -245,7 +246,8 @@ class AsyncTransformation {
     const declared = names.length > 0 ? `var ${names.join(',')};` : '';
     const prefix = `${strict}${declared}(async(${HELPERS})=>{${shared}${this._imports.join('')}`;
     const text = `${prefix}${this._edits.apply()}\n})`;
-    return { text, edits: this._edits, names, hasValue: this._last !== null, columnOffset: -prefix.length, isAsync: true };
+    const hasValue = this._last !== null;
+    return { text, edits: this._edits, names, hasValue, columnOffset: -prefix.length, isAsync: true };
   }
 
   /** Edit a top-level statement. */
@@ -499,8 +501,8 @@ function compileUnparsed(error, code, filename) {
  * Compile the code of a run.
  *
  * `script` gives, when it is run, the value of the last expression; if `isAsync`, a function that wants our helpers and
- * promises the value. `hasValue`: there is such an expression. `names`: what it declares. `column`, if it is there, tells
- * where a column of the script was in the code.
+ * promises the value. `hasValue`: there is such an expression. `names`: what it declares. `column`, if it is there,
+ * tells where a column of the script was in the code.
  */
 function prepare(code, filename) {
   let parsed;

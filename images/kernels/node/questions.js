@@ -9,8 +9,8 @@ const NAME = '[\\p{ID_Start}$_][\\p{ID_Continue}$\\u200c\\u200d]*';
 const BEFORE_CURSOR = new RegExp(`((?:${NAME}\\s*\\??\\.\\s*)*)((?:${NAME})?)$`, 'u');
 const PATH = new RegExp(`${NAME}(?:\\s*\\??\\.\\s*${NAME})*`, 'gu');
 const KEYWORDS =
-  'async await break case catch class const continue debugger default delete do else export extends false finally for ' +
-  'function if import in instanceof let new null return static super switch this throw true try typeof undefined var ' +
+  'async await break case catch class const continue debugger default delete do else export extends false finally ' +
+  'for function if import in instanceof let new null return static super switch this throw true try typeof undefined var ' +
   'void while with yield';
 const NOTHING = Symbol('nothing');
 

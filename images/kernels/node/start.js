@@ -6,7 +6,8 @@ const fs = require('node:fs');
 const path = require('node:path');
 const vm = require('node:vm');
 
-// What users declare becomes global: `class Set {}`, `const process = …`. Our own modules keep what they were loaded with.
+// What users declare becomes global: `class Set {}`, `const process = …`. Our own modules keep what they were loaded
+// with.
 const isKept = ([name, { value }]) => /^[A-Z]/.test(name) && value instanceof Object;
 const globals = Object.entries(Object.getOwnPropertyDescriptors(globalThis)).filter(isKept);
 const NAMES = [...new Set(['process', 'Buffer', 'URL', ...globals.map(([name]) => name)])];

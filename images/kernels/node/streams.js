@@ -1,7 +1,7 @@
 // process.stdout and process.stderr that write at once, and whole.
 //
-// Node's own put a pipe into non-blocking mode, for every program that shares it: `echo` in a subprocess would fail with
-// EAGAIN, and output could overtake messages. Ours keep nothing back, so there is nothing to flush.
+// Node's own put a pipe into non-blocking mode, for every program that shares it: `echo` in a subprocess would fail
+// with EAGAIN, and output could overtake messages. Ours keep nothing back, so there is nothing to flush.
 'use strict';
 
 const fs = require('node:fs');

@@ -30,7 +30,7 @@ const IN_CHILD = `
 `;
 let hasCrashed = false;
 
-/** Node's compiler, which is WebAssembly: code that is nested thousands deep crashes it for good. Then children do it. */
+/** Node's compiler is WebAssembly: code that is nested thousands deep crashes it for good. Then children do it. */
 function strip(code, options) {
   if (!hasCrashed) {
     try {

@@ -4,7 +4,8 @@
 const util = require('node:util');
 
 const MIME_TYPE = /^[a-z]+\/[\w.+-]+$/i;
-const DISPLAY = Symbol.for('Jupyter.display'); // a method that returns a bundle, as JavaScript kernels for Jupyter have it
+// A method that returns a bundle, as JavaScript kernels for Jupyter have it.
+const DISPLAY = Symbol.for('Jupyter.display');
 const MAX_JSON_NODES = 10_000;
 
 function isPlain(value) {
@@ -45,8 +46,9 @@ function isJson(value) {
 
 function asText(value) {
   if (typeof value === 'string') return value;
-  if (ArrayBuffer.isView(value)) return Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('base64');
-  if (value instanceof ArrayBuffer) return Buffer.from(value).toString('base64');
+  if (ArrayBuffer.isView(value)) value = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  if (value instanceof ArrayBuffer) value = Buffer.from(value);
+  if (Buffer.isBuffer(value)) return value.toString('base64');
   return JSON.stringify(value) ?? String(value);
 }
 

@@ -13,7 +13,8 @@ import jdk.jshell.execution.DirectExecutionControl;
 final class Execution extends DirectExecutionControl {
     private static final long ASK_MS = 100; // for the code to end by itself
     private static final long INSIST_MS = 50; // between stops of code that catches everything
-    private static final int INSIST_TIMES = 40;
+    private static final StackTraceElement[] NOWHERE = {};
+    private static final int INSIST_TIMES = 20;
 
     private long running; // number of the run; 0: none
     private long struck; // the last run that was to be interrupted
@@ -50,7 +51,7 @@ final class Execution extends DirectExecutionControl {
         Snippet mine = new Snippet(method);
         synchronized (this) {
             if (isStruck()) {
-                throw new InvocationTargetException(new ThreadDeath());
+                throw new InvocationTargetException(Snippet.death(NOWHERE));
             }
             snippet = mine;
         }
@@ -67,9 +68,10 @@ final class Execution extends DirectExecutionControl {
 
     private static final class Snippet extends Thread {
         private final Method method;
-        private Throwable failure = new ThreadDeath(); // unless it comes to an end of its own
+        private volatile Throwable failure = new ThreadDeath(); // unless it comes to an end of its own
         private String value;
         private boolean abandoned;
+        private StackTraceElement[] struckAt = NOWHERE;
 
         Snippet(Method method) {
             super(Main.USER_THREADS, "main");
@@ -98,14 +100,25 @@ final class Execution extends DirectExecutionControl {
                     // Go on waiting.
                 }
             }
-            if (abandoned) {
-                failure = new ThreadDeath();
+            if (abandoned || failure instanceof ThreadDeath) {
+                failure = death(struckAt);
             }
+        }
+
+        /** What ends a snippet, as if it had been made where that was. */
+        static ThreadDeath death(StackTraceElement[] where) {
+            ThreadDeath death = new ThreadDeath();
+            death.setStackTrace(where);
+            return death;
         }
 
         @SuppressWarnings("deprecation") // Java 17 has it, and nothing else ends a loop
         void end() {
             try {
+                StackTraceElement[] where = getStackTrace();
+                synchronized (this) {
+                    struckAt = where;
+                }
                 interrupt();
                 join(ASK_MS);
                 for (int i = 0; i < INSIST_TIMES && isAlive(); i++) {
@@ -113,7 +126,7 @@ final class Execution extends DirectExecutionControl {
                     join(INSIST_MS);
                 }
                 synchronized (this) {
-                    abandoned = true;
+                    abandoned = isAlive();
                     notifyAll();
                 }
             } catch (InterruptedException nobodyDoes) {

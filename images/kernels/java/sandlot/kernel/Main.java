@@ -16,7 +16,7 @@ public final class Main {
     public static void main(String[] arguments) throws InterruptedException {
         Thread.currentThread().setName("sandlot");
         Native.takeInterrupts();
-        System.setProperty("java.class.path", ""); // ours is nobody's business
+        System.setProperty("java.class.path", Session.NO_CLASS_PATH); // ours is nobody's business
         boolean training = arguments.length > 0;
         boolean started = !training && Sandbox.isStarted();
         Channel channel;

@@ -34,7 +34,7 @@ final class Runner {
         listener.start();
         Map<String, Object> message = null;
         if (started) {
-            Sandbox.addClassPath(session);
+            Sandbox.setClassPath(session);
             channel.send("type", "started");
         } else {
             channel.send("type", "ready", "protocol", PROTOCOL);
@@ -75,7 +75,7 @@ final class Runner {
             return;
         }
         Sandbox.startOverIfMemoryChanged();
-        Sandbox.addClassPath(session);
+        Sandbox.setClassPath(session);
         channel.send("type", "started");
     }
 
@@ -127,6 +127,7 @@ final class Runner {
         // execd counts characters, Java's strings count UTF-16 units.
         int cursor = code.offsetByCodePoints(0, ((Long) message.get("cursor")).intValue());
         try {
+            session.names.release();
             if (message.get("op").equals("complete")) {
                 Assist.Completion found = Assist.complete(session, code, cursor);
                 int start = code.codePointCount(0, found.start());

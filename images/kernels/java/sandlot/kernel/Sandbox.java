@@ -71,14 +71,18 @@ final class Sandbox {
         Native.setField(paths.getClass(), paths, "defaultDirectory", "[B", bytes(directory));
     }
 
-    /** Classes come from $CLASSPATH, or from the working directory, as for the jshell tool. */
-    static void addClassPath(Session session) {
+    /** Classes come from $CLASSPATH, or else from the working directory, as for the jshell tool. */
+    static void setClassPath(Session session) {
         String named = System.getenv("CLASSPATH");
-        String path = named == null || named.isEmpty() ? "." : named;
-        for (String entry : path.split(File.pathSeparator)) {
+        System.setProperty("java.class.path", named == null ? "" : named);
+        if (named == null || named.isEmpty()) {
+            session.addWhenMissed(System.getProperty("user.dir"));
+            return;
+        }
+        for (String entry : named.split(File.pathSeparator)) {
             if (entry.endsWith("/*") || entry.equals("*")) {
-                File[] jars = new File(entry.substring(0, entry.length() - 1) + ".").listFiles();
-                Arrays.stream(jars == null ? new File[0] : jars)
+                File[] files = new File(entry.substring(0, entry.length() - 1) + ".").listFiles();
+                Arrays.stream(files == null ? new File[0] : files)
                         .map(File::getPath)
                         .filter(name -> name.endsWith(".jar") || name.endsWith(".JAR"))
                         .sorted()
@@ -87,7 +91,6 @@ final class Sandbox {
                 session.shell.addToClasspath(entry.isEmpty() ? "." : entry);
             }
         }
-        System.setProperty("java.class.path", path);
     }
 
     /**

@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.stream.Collectors;
 import jdk.jshell.DeclarationSnippet;
+import jdk.jshell.Diag;
 import jdk.jshell.JShell;
 import jdk.jshell.JShellException;
 import jdk.jshell.Snippet;
@@ -35,6 +36,9 @@ final class Session {
                     "java.util.regex",
                     "java.util.stream");
 
+    /** For the property java.class.path while a JShell is made: it takes that over, and "" would mean ".". */
+    static final String NO_CLASS_PATH = "/nonexistent";
+
     /** How a run ended: its value if the last snippet was an expression, its error if one failed. */
     record Outcome(String status, String value, Failure failure, Set<String> notes) {}
 
@@ -46,8 +50,10 @@ final class Session {
 
     final JShell shell;
     final Execution execution = new Execution();
+    final NameIndex names = new NameIndex();
     private final SourceCodeAnalysis analysis;
     private final Map<String, Origin> origins = new HashMap<>(); // by the id of the snippet
+    private String whenMissed; // see there; null: nothing
     private int unnamed; // values that have got a name: $1, $2 …
 
     Session() {
@@ -57,6 +63,7 @@ final class Session {
                         .tempVariableNameGenerator(() -> "$" + ++unnamed)
                         .compilerOptions("-g") // names of variables, for messages of NullPointerExceptions
                         .build();
+        names.hold(); // before there is an analysis, which would begin with them
         analysis = shell.sourceCodeAnalysis();
         for (String name : IMPORTS) {
             shell.eval("import " + name + ".*;");
@@ -90,7 +97,7 @@ final class Session {
             if (execution.isStruck()) {
                 return new Outcome("interrupted", null, Failure.interrupted(), notes(unresolved));
             }
-            for (SnippetEvent event : shell.eval(piece.source)) {
+            for (SnippetEvent event : evaluate(piece.source)) {
                 Snippet snippet = event.snippet();
                 if (event.causeSnippet() == null) {
                     origins.put(snippet.id(), new Origin(run, lineOf(code, piece.begin)));
@@ -98,7 +105,7 @@ final class Session {
                 if (event.status() == Snippet.Status.REJECTED && event.causeSnippet() == null) {
                     return new Outcome("error", null, Failure.rejected(this, snippet, code, piece), notes(unresolved));
                 }
-                if (event.exception() != null || execution.isStruck()) {
+                if (event.exception() != null) {
                     return failed(event.exception(), notes(unresolved));
                 }
                 if (snippet instanceof DeclarationSnippet declaration) {
@@ -110,6 +117,35 @@ final class Session {
             }
         }
         return new Outcome("ok", value, null, notes(unresolved));
+    }
+
+    /**
+     * Add a directory to the class path as soon as code names something that is nowhere else. Not at once: the compiler
+     * then has to begin anew, which takes 0.1 s, and most contexts need nothing but the JDK.
+     */
+    void addWhenMissed(String directory) {
+        whenMissed = directory;
+    }
+
+    /** Give JShell a snippet. */
+    private List<SnippetEvent> evaluate(String source) {
+        List<SnippetEvent> events = shell.eval(source);
+        if (whenMissed != null && events.stream().anyMatch(this::misses)) {
+            shell.addToClasspath(whenMissed);
+            whenMissed = null;
+            events = shell.eval(source);
+        }
+        return events;
+    }
+
+    private boolean misses(SnippetEvent event) {
+        return switch (event.status()) {
+            case RECOVERABLE_DEFINED, RECOVERABLE_NOT_DEFINED -> true;
+            case REJECTED -> shell.diagnostics(event.snippet())
+                    .map(Diag::getCode)
+                    .anyMatch(code -> code.contains(".cant.resolve") || code.endsWith(".doesnt.exist"));
+            default -> false;
+        };
     }
 
     Origin origin(String id) {

@@ -13,25 +13,28 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.TimeZone;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** The process that we are in, and how it becomes what a program started in the sandbox would be. */
 final class Sandbox {
     private static final String CHANNEL = "SANDLOT_CHANNEL_FD";
     private static final String STARTED = "__SANDLOT_STARTED"; // for the program that replaces us: `start` was said
+    private static final Path MACHINE = Path.of("/proc/meminfo"); // its first line is the total in KiB
     private static final List<Path> MEMORY_LIMITS =
             List.of(
-                    Path.of("/sys/fs/cgroup/memory.max"), // cgroup v2, then v1
-                    Path.of("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+                    Path.of("/sys/fs/cgroup/memory.max"), // cgroup v2, "max" without one; then v1
+                    Path.of("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+                    MACHINE);
+    private static final Pattern NUMBER = Pattern.compile("\\d+");
 
     private static int channel = -1;
-    private static String memoryLimit = ""; // by which the JVM has chosen the size of its heap
 
     private Sandbox() {}
 
     /** Take over the descriptor of the channel. */
     static FileDescriptor channel() {
         channel = Integer.parseInt(Native.takeVariable(CHANNEL));
-        memoryLimit = memoryLimit();
         return Native.descriptor(channel);
     }
 
@@ -94,11 +97,12 @@ final class Sandbox {
     }
 
     /**
-     * Replace this program by itself when the sandbox has another memory limit than the waiting container had: a JVM
-     * cannot change the limit of its heap later.
+     * Replace this program by itself when the sandbox has another memory limit than its container had while it waited: a
+     * JVM cannot change the limit of its heap later.
      */
     static void startOverIfMemoryChanged() {
-        if (channel < 0 || memoryLimit().equals(memoryLimit)) {
+        double share = (double) Runtime.getRuntime().maxMemory() / memoryLimit();
+        if (channel < 0 || share > 0.42 && share < 0.52) { // half, as in `options`; the JVM keeps some of it back
             return;
         }
         try {
@@ -116,15 +120,20 @@ final class Sandbox {
         Native.takeVariable(STARTED);
     }
 
-    private static String memoryLimit() {
+    /** In bytes: of the sandbox, or else of the machine. */
+    private static long memoryLimit() {
+        long limit = Long.MAX_VALUE;
         for (Path file : MEMORY_LIMITS) {
             try {
-                return Files.readString(file);
+                Matcher number = NUMBER.matcher(Files.readString(file));
+                if (number.find()) {
+                    limit = Math.min(limit, Long.parseLong(number.group()) * (file.equals(MACHINE) ? 1024 : 1));
+                }
             } catch (IOException other) {
                 // The other version of control groups, or none.
             }
         }
-        return "";
+        return limit;
     }
 
     private static byte[] bytes(String text) {

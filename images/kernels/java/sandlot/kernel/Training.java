@@ -10,7 +10,17 @@ import java.util.Map;
 /** The life of a context without execd, for the image build: the classes that it loads go into the archive. */
 final class Training {
     private static final List<String> CODE =
-            List.of("1 + 1", "System.out.println(\"text\"); System.err.println(1.5)", "throw new IOException(\"x\")", "new Scanner(System.in).hasNext()");
+            List.of(
+                    "1 + 1",
+                    "System.out.print(\"\"); System.err.print(1.5 + \"\");",
+                    "Map<String, List<Integer>> map = new TreeMap<>();\nmap.put(\"k\", List.of(1));\nmap",
+                    "record Point(int x, int y) {}\nString.format(\"%s %.1f\", new Point(1, 2), 1.5)",
+                    "new int[] {1, 2}",
+                    "throw new IOException(\"x\")",
+                    "void waits() { gone(); }\nwaits()",
+                    "class Open {",
+                    "int wrong = \"text\";",
+                    "new Scanner(System.in).hasNext()");
 
     private Training() {}
 

@@ -1,4 +1,4 @@
-/* What a live JVM cannot do by itself: take over a descriptor, and become what a program started in the sandbox would be. */
+/* What a live JVM cannot do by itself: take over a descriptor, and become like a program started in the sandbox. */
 
 #define _GNU_SOURCE
 #include <errno.h>

@@ -117,7 +117,7 @@ final class Console extends InputStream {
                     lock.wait();
                 }
             } catch (InterruptedException interrupted) {
-                throw Console.<RuntimeException>unchecked(interrupted); // read() may not declare it, and must not hide it
+                throw Console.<RuntimeException>unchecked(interrupted); // read() may not declare it
             }
             Optional<String> answer = turn == mine ? answers.poll() : Optional.empty();
             line = answer.map(text -> (text + "\n").getBytes(StandardCharsets.UTF_8)).orElse(new byte[0]);

@@ -5,7 +5,7 @@ import java.lang.reflect.Method;
 import jdk.jshell.execution.DirectExecutionControl;
 
 /**
- * Executes snippets in this JVM, each in a thread of its own, so that an interrupted one never takes our threads along.
+ * Executes snippets in this JVM, each in a thread of its own, so that an interrupt never strikes one of ours.
  *
  * <p>Interrupting asks by Thread.interrupt(), then insists by Thread.stop(), which also ends loops that wait for nothing.
  * What even that does not reach, because it waits outside of Java, is left to itself: the context goes on without it.

@@ -79,7 +79,8 @@ final class Json {
                 case '\t' -> out.append("\\t");
                 default -> {
                     if (c < ' ') {
-                        out.append("\\u00").append(Character.forDigit(c >> 4, 16)).append(Character.forDigit(c & 15, 16));
+                        out.append("\\u00").append(Character.forDigit(c >> 4, 16));
+                        out.append(Character.forDigit(c & 15, 16));
                     } else {
                         out.append(c);
                     }

@@ -5,8 +5,8 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 
 /**
- * JShell's index of all packages and classes there are. It is made in the background, which takes 0.3 s of CPU just when
- * the first run begins, and only completion needs it: so it is held back until somebody asks for that.
+ * JShell's index of all packages and classes there are. It is made in the background, which takes 0.3 s of CPU just
+ * when the first run begins, and only completion needs it: so it is held back until somebody asks for that.
  */
 final class NameIndex {
     private final CountDownLatch wanted = new CountDownLatch(1);

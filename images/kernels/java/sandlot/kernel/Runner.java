@@ -9,7 +9,7 @@ import java.util.concurrent.TimeUnit;
 /** One context: take runs from the channel, execute them, say how each ended. See docs/runner-protocol.md. */
 final class Runner {
     private static final int PROTOCOL = 1;
-    private static final long IDLE_MS = 250; // contexts may be opened one after the other, and then have better use for the CPU
+    private static final long IDLE_MS = 250; // contexts that are opened one after the other have better use for the CPU
     private static final Map<String, Object> END = Map.of("op", "end");
 
     private final Channel channel;

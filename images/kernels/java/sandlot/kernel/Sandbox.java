@@ -63,7 +63,7 @@ final class Sandbox {
         return null;
     }
 
-    /** Java looks where it is only once, when it starts; and it believes that nothing but a new start can change that. */
+    /** Java looks only once, when it starts, where it is: here is what it remembers. */
     private static void believe(String directory) {
         System.setProperty("user.dir", directory);
         Object files = Native.getStatic(File.class, "fs", "Ljava/io/FileSystem;");
@@ -97,8 +97,8 @@ final class Sandbox {
     }
 
     /**
-     * Replace this program by itself when the sandbox has another memory limit than its container had while it waited: a
-     * JVM cannot change the limit of its heap later.
+     * Replace this program by itself when the sandbox has another memory limit than its container had while it waited:
+     * a JVM cannot change the limit of its heap later.
      */
     static void startOverIfMemoryChanged() {
         double share = (double) Runtime.getRuntime().maxMemory() / memoryLimit();

@@ -32,7 +32,8 @@ final class Training {
             lines.append(Json.object("op", "run", "id", ++id, "code", code, "input", false)).append('\n');
         }
         lines.append(Json.object("op", "complete", "id", 1, "code", "Math.ab", "cursor", 7)).append('\n');
-        lines.append(Json.object("op", "inspect", "id", 2, "code", "Math.abs", "cursor", 8, "detail", false)).append('\n');
+        lines.append(Json.object("op", "inspect", "id", 2, "code", "Math.abs", "cursor", 8, "detail", false));
+        lines.append('\n');
         InputStream in = new ByteArrayInputStream(lines.toString().getBytes(StandardCharsets.UTF_8));
         return new Channel(in, OutputStream.nullOutputStream());
     }

@@ -3,13 +3,14 @@ package sandlot.kernel;
 import java.util.List;
 import java.util.function.BooleanSupplier;
 
-/** Code that nobody sees, so that what it touches is loaded and compiled. Also what the class-data archive is made from. */
+/** Code that nobody sees, so that what it touches is loaded and compiled; also for the class-data archive. */
 final class WarmUp {
     private static final List<String> CODE =
             List.of(
                     "int warm = 2;\nString word = \"a\" + warm;\nword",
                     "int twice(int n) {\n    return 2 * n;\n}\ntwice(warm)",
-                    "class Pair<T> {\n    final T one;\n    Pair(T one) { this.one = one; }\n"
+                    "class Pair<T> {\n    final T one;\n"
+                            + "    Pair(T one) { this.one = one; }\n"
                             + "    @Override public String toString() { return \"<\" + one + \">\"; }\n}\nnew Pair<>(warm)",
                     "var list = new ArrayList<>(List.of(3, 1, 2));\nlist.stream().map(n -> n * n).toList()",
                     "for (int i = 0; i < 2; i++) {\n    warm += list.get(i);\n}\nSystem.out.print(\"\");",

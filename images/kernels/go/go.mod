@@ -1,0 +1,3 @@
+module sandlot
+
+go 1.26

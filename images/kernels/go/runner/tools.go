@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"go/types"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// What is made by the image build: for every package of the standard library its compiled form, and a list of them.
+const packagesFile = "packages.cfg"
+
+// A program that was interrupted and goes on is killed after this.
+const grace = time.Second
+
+// tools are the compiler, the linker, and a directory for what they make.
+type tools struct {
+	compile, link, goCommand string
+	config                   string            // the list, as the tools read it
+	packages                 map[string]string // import path → file
+	byName                   map[string]string // last part of an import path → the path that is meant by it
+	directory                string
+	imported                 types.Importer
+	lock                     sync.Mutex // of `imported`
+}
+
+func openTools(root string) (*tools, error) {
+	home := filepath.Dir(os.Args[0])
+	found, err := filepath.Glob(filepath.Join(root, "pkg", "tool", "*", "compile"))
+	if err != nil || len(found) != 1 {
+		return nil, fmt.Errorf("there is no compiler below %s", root)
+	}
+	t := &tools{
+		compile: found[0], link: filepath.Join(filepath.Dir(found[0]), "link"),
+		goCommand: filepath.Join(root, "bin", "go"), config: filepath.Join(home, packagesFile),
+		packages: map[string]string{}, byName: map[string]string{},
+	}
+	list, err := os.ReadFile(t.config)
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range strings.Split(string(list), "\n") {
+		path, file, isPackage := strings.Cut(strings.TrimPrefix(line, "packagefile "), "=")
+		if isPackage {
+			t.packages[path] = file
+		}
+	}
+	t.nameThem()
+	t.imported = newImporter(t.packages)
+	t.directory, err = os.MkdirTemp("", "sandlot-go-")
+	return t, err
+}
+
+// nameThem finds out which package a bare name means: the one with the shortest path, unless it is one of these.
+func (t *tools) nameThem() {
+	paths := make([]string, 0, len(t.packages))
+	for path := range t.packages {
+		if !strings.Contains(path, "internal") && !strings.HasPrefix(path, "vendor/") && !strings.HasPrefix(path, "sandlot/") {
+			paths = append(paths, path)
+		}
+	}
+	sort.Slice(paths, func(i, j int) bool {
+		if len(paths[i]) != len(paths[j]) {
+			return len(paths[i]) < len(paths[j])
+		}
+		return paths[i] < paths[j]
+	})
+	for _, path := range paths {
+		name := path[strings.LastIndex(path, "/")+1:]
+		if name == "v2" {
+			continue
+		}
+		if _, isTaken := t.byName[name]; !isTaken {
+			t.byName[name] = path
+		}
+	}
+	t.byName["rand"], t.byName["template"] = "math/rand", "text/template"
+}
+
+func (t *tools) close() { os.RemoveAll(t.directory) }
+
+// warmUp has the tools and the commonest packages in the page cache before somebody waits for them.
+func (t *tools) warmUp() {
+	t.lock.Lock()
+	t.imported.Import("fmt")
+	t.lock.Unlock()
+	warm := newSession(t)
+	if plan, failure := warm.plan("fmt.Println()", 0); failure == nil {
+		t.build(plan, 0, os.Environ())
+	}
+}
+
+// build makes a program; the lines say why it could not.
+func (t *tools) build(plan *plan, number int, env []string) (string, []string) {
+	base := filepath.Join(t.directory, fmt.Sprintf("run%d", number))
+	source, object := base+".go", base+".o"
+	defer os.Remove(source)
+	defer os.Remove(object)
+	if err := os.WriteFile(source, []byte(plan.source), 0o600); err != nil {
+		return "", []string{err.Error()}
+	}
+	if plan.needsModules {
+		return t.buildWithModules(source, base, env)
+	}
+	args := []string{"-p", "main", "-complete", "-c", "2", "-trimpath", t.directory + "=>", "-importcfg", t.config, "-o", object, source}
+	if lines := t.do(t.compile, args, base); lines != nil {
+		return "", lines
+	}
+	args = []string{"-importcfg", t.config, "-s", "-w", "-buildmode=exe", "-o", base, object}
+	if lines := t.do(t.link, args, base); lines != nil {
+		return "", lines
+	}
+	return base, nil
+}
+
+// buildWithModules has the go command do it, for what imports more than the standard library.
+func (t *tools) buildWithModules(source, base string, env []string) (string, []string) {
+	if _, err := os.Stat("go.mod"); err != nil {
+		return "", []string{"imports more than the standard library, and there is no go.mod in the working directory"}
+	}
+	command := exec.Command(t.goCommand, "build", "-o", base, source)
+	command.Env = env
+	output, err := command.CombinedOutput()
+	if err != nil {
+		return "", messages(output, err)
+	}
+	return base, nil
+}
+
+func (t *tools) do(tool string, args []string, base string) []string {
+	command := exec.Command(tool, args...)
+	command.Env = []string{"TMPDIR=" + t.directory}
+	// A process group of its own: an interrupt is not for the compiler.
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	output, err := command.CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	return messages(output, err)
+}
+
+func messages(output []byte, err error) []string {
+	var lines []string
+	for line := range strings.Lines(string(output)) {
+		if line = strings.TrimRight(line, "\n"); line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		lines = []string{err.Error()}
+	}
+	return lines
+}
+
+// ending is how a program ended, and what it told.
+type ending struct {
+	isInterrupted, isPanic bool
+	isWhole                bool // it came to its end, and has kept its variables
+	status                 string
+	result, panicText      string
+	trace, lost            []string
+	state                  []byte
+}
+
+// run executes a program with the variables that were kept.
+func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan os.Signal) *ending {
+	defer os.Remove(binary)
+	ended := &ending{trace: []string{}}
+	answers, answersEnd, err := os.Pipe()
+	if err != nil {
+		ended.status = err.Error()
+		return ended
+	}
+	given, kept := t.stateFile("given", state), t.stateFile("kept", nil)
+	command := exec.Command(binary)
+	command.Env = env
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
+	command.ExtraFiles = []*os.File{answersEnd, given, kept}
+	err = command.Start()
+	answersEnd.Close()
+	given.Close()
+	if err != nil {
+		ended.status = err.Error()
+		return ended
+	}
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		ended.listen(answers)
+	}()
+	over := make(chan error, 1)
+	go func() {
+		<-told // a program that has closed it may go on, and then so do we
+		over <- command.Wait()
+	}()
+	var killer <-chan time.Time
+	for {
+		select {
+		case <-interrupts: // the program has got it too
+			ended.isInterrupted = true
+			killer = time.After(grace)
+			continue
+		case <-killer:
+			command.Process.Kill()
+			answers.Close()
+			continue
+		case err = <-over:
+		}
+		break
+	}
+	answers.Close()
+	kept.Seek(0, io.SeekStart)
+	ended.state, _ = io.ReadAll(kept)
+	kept.Close()
+	ended.isWhole = err == nil || ended.isPanic
+	if err != nil && !ended.isPanic {
+		ended.status = err.Error()
+	}
+	return ended
+}
+
+// stateFile makes a file that has no name any more.
+func (t *tools) stateFile(name string, content []byte) *os.File {
+	file, err := os.CreateTemp(t.directory, name)
+	if err != nil {
+		return nil
+	}
+	os.Remove(file.Name())
+	file.Write(content)
+	file.Seek(0, io.SeekStart)
+	return file
+}
+
+// listen reads what the program tells: see keep.go.
+func (e *ending) listen(answers *os.File) {
+	in := bufio.NewReader(answers)
+	for {
+		tag, err := in.ReadByte()
+		if err != nil {
+			return
+		}
+		var size int
+		if _, err := fmt.Fscanf(in, "%d\n", &size); err != nil || size < 0 || size > maxLine {
+			return
+		}
+		text := make([]byte, size)
+		if _, err := io.ReadFull(in, text); err != nil {
+			return
+		}
+		switch tag {
+		case 'r':
+			e.result = string(text)
+		case 'p':
+			e.isPanic, e.panicText = true, string(text)
+		case 't':
+			e.trace = append([]string{"panic: " + e.panicText}, strings.Split(string(bytes.TrimSpace(text)), "\n")...)
+		case 'l':
+			e.lost = append(e.lost, string(text))
+		}
+	}
+}

@@ -22,7 +22,8 @@ from controlplane.errors import ImageMissing, SandlotError, StartFailed
 from controlplane.lifecycle.sandboxes import template_for
 from controlplane.link.accept import Accept
 from controlplane.link.directory import Directory
-from controlplane.provision import Provisioner
+from controlplane.link.link import Link
+from controlplane.provision import LINK_TIMEOUT_S, Provisioner
 from controlplane.runtime import images
 from controlplane.runtime.docker import DockerDriver
 from controlplane.runtime.driver import EventKind
@@ -200,6 +201,28 @@ async def _check_images(settings: Settings) -> str:
 
 async def _check_sandbox(settings: Settings) -> str:
     """The whole way: a container starts, and its agent connects through a socket directory like the server's."""
+    image = settings.resolve_image(settings.sandbox.image)
+    began = time.monotonic()
+    try:
+        async with trial(settings, image):
+            took = time.monotonic() - began
+    except ImageMissing as error:
+        raise _Trouble(f"{image}: {error.message}", "`make images`, or another [sandbox] image") from error
+    except SandlotError as error:
+        raise _Trouble(
+            f"{image}: {error.message}",
+            "is [paths] run_dir on the engine's own host? (an engine in a virtual machine sees other files)",
+        ) from error
+    return f"{image} started and its agent connected in {took * 1000:.0f} ms"
+
+
+@contextlib.asynccontextmanager
+async def trial(settings: Settings, image: str) -> AsyncIterator[Link]:
+    """Start a container of an image beside all servers; yields the link to its agent. It is gone afterwards.
+
+    Raises:
+        ImageMissing, StartFailed, RuntimeFailure, LinkLost: as of `Provisioner.provision`.
+    """
     engine = connect(settings.engine.url)
     try:
         volume = await images.publish_execd(engine, lambda text: None)
@@ -216,20 +239,11 @@ async def _check_sandbox(settings: Settings) -> str:
         background = await stack.enter_async_context(Background())
         background.start(_report_deaths(driver, directory), name="doctor.events")
         provisioner = Provisioner(driver, accept, directory)
-        image = settings.resolve_image(settings.sandbox.image)
-        began = time.monotonic()
+        warm = await provisioner.provision(template_for(settings, image, settings.sandbox.allow_network))
         try:
-            warm = await provisioner.provision(template_for(settings, image, settings.sandbox.allow_network))
-        except ImageMissing as error:
-            raise _Trouble(f"{image}: {error.message}", "`make images`, or another [sandbox] image") from error
-        except SandlotError as error:
-            raise _Trouble(
-                f"{image}: {error.message}",
-                "is [paths] run_dir on the engine's own host? (an engine in a virtual machine sees other files)",
-            ) from error
-        took = time.monotonic() - began
-        await provisioner.discard(warm)
-    return f"{image} started and its agent connected in {took * 1000:.0f} ms"
+            yield await directory.wait(warm.sandbox_id, timeout_s=LINK_TIMEOUT_S)
+        finally:
+            await provisioner.discard(warm)
 
 
 async def _report_deaths(driver: DockerDriver, directory: Directory) -> None:

@@ -62,9 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     doctor = command("doctor", help="check this machine; say how to cure what fails")
     doctor.set_defaults(run=_doctor)
-    images = command("images", help="build the images whose inputs changed, or list them")
-    images.add_argument("action", nargs="?", choices=("build", "list"), default="build")
-    images.add_argument("names", nargs="*", metavar="NAME", help="image folders (default: all)")
+    images = command("images", help="build the images whose inputs changed, list them, or check them")
+    images.add_argument(
+        "action",
+        nargs="?",
+        choices=("build", "list", "check"),
+        default="build",
+        help="check: start each image and run something in every language that it declares",
+    )
+    images.add_argument(
+        "names", nargs="*", metavar="NAME", help="image folders (default: all); check takes any other image as well"
+    )
     images.set_defaults(run=_images)
     key = command("key", help="print the API key that the first start made")
     key.set_defaults(run=_key)
@@ -116,6 +124,12 @@ def _images(settings: Settings, options: argparse.Namespace) -> int:
     from controlplane.runtime.engine import connect
 
     logs.configure(settings.logs)
+    if options.action == "check":
+        from controlplane.imagecheck import check_images
+
+        recipes = images.read_recipes(Path(settings.paths.images_dir))
+        runnable = [recipe.name for recipe in recipes if recipe.tag != images.EXECD_IMAGE]
+        return _run(check_images(settings, options.names or runnable, _announce))
 
     async def work() -> None:
         names = options.names or None

@@ -6,6 +6,7 @@ A manifest that is wrong never stops execd: whoever asks for that language is to
 from __future__ import annotations
 
 import os
+import re
 
 import msgspec
 
@@ -15,6 +16,7 @@ SUFFIX = ".toml"
 MAX_FILE_BYTES = 64 * 1024
 MAX_NAME_LENGTH = 64
 INTERRUPTS = ("signal", "message")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +32,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}  # for the runner; the sandbox's variables win
     fork: bool = False  # its runner can copy itself: it knows the operation `fork`
     interrupt: str = "signal"  # how a run is interrupted: SIGINT to the process group, or only a message
+    check: tuple[str, ...] = ()  # code for `sandlot images check`, and what its output or value must contain
 
 
 class Languages:
@@ -80,13 +83,17 @@ def load(directory: str) -> Languages:
         path = os.path.join(directory, name)
         language = name.removesuffix(SUFFIX).lower()
         try:
-            content = _read(path)
+            text, content = _read(path)
+        except _Wrong as wrong:
+            problems[language] = f"{path}: {wrong}"
+            continue
+        try:
             if isinstance(declared := content.get("language"), str):
                 language = declared.lower()
             manifest = _parse(content)
             _check_free(manifest, taken)
         except _Wrong as wrong:
-            problems[language] = f"{path}: {wrong}"
+            problems[language] = f"{path}{_line_of(text, wrong.key)}: {wrong}"
             continue
         manifests[manifest.language] = manifest
         taken |= dict.fromkeys((manifest.language, *manifest.aliases), name)
@@ -96,9 +103,19 @@ def load(directory: str) -> Languages:
 class _Wrong(Exception):
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}" if key else problem)
+        self.key = key
 
 
-def _read(path: str) -> dict[str, object]:
+def _line_of(text: str, key: str) -> str:
+    """Return ":3" when a key stands in the third line; "" when nobody wrote it, which may be what is wrong."""
+    name = key.partition("[")[0].partition(".")[0]
+    for number, line in enumerate(text.splitlines(), 1):
+        if name and line.split("=")[0].strip() in (name, f'"{name}"', f"[{name}]"):
+            return f":{number}"
+    return ""
+
+
+def _read(path: str) -> tuple[str, dict[str, object]]:
     import tomllib  # noqa: PLC0415 (an image without languages never needs it)
 
     try:
@@ -106,7 +123,8 @@ def _read(path: str) -> dict[str, object]:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise _Wrong("", f"larger than {MAX_FILE_BYTES} bytes")
-        return tomllib.loads(data.decode())
+        text = data.decode()
+        return text, tomllib.loads(text)
     except OSError as error:
         raise _Wrong("", f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -121,7 +139,9 @@ def _parse(content: dict[str, object]) -> Manifest:
     except msgspec.ValidationError as error:
         # msgspec says "Expected `str`, got `int` - at `$.command[0]`".
         problem, _, place = str(error).partition(" - at `$.")
-        raise _Wrong(place.removesuffix("`"), problem[0].lower() + problem[1:]) from error
+        unknown = _UNKNOWN.match(problem)
+        key = unknown[1] if unknown and not place else place.removesuffix("`")
+        raise _Wrong(key, problem[0].lower() + problem[1:]) from error
     _check(manifest)
     return msgspec.structs.replace(
         manifest,
@@ -154,5 +174,7 @@ def _check(manifest: Manifest) -> None:
             raise _Wrong("preload", f"{module!r} is empty or contains a space")
     if manifest.interrupt not in INTERRUPTS:
         raise _Wrong("interrupt", f"expected one of {', '.join(INTERRUPTS)}, got {manifest.interrupt!r}")
+    if len(manifest.check) not in (0, 2):
+        raise _Wrong("check", "expected two texts: code, and what its output or value must contain")
     if manifest.eager and not (manifest.zygote or manifest.spare):
         raise _Wrong("eager", "needs `zygote` or `spare`: there is nothing to start beforehand")

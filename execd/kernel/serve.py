@@ -24,6 +24,8 @@ from execd.wire.messages import (
     ContextInspect,
     ContextInspection,
     ContextInterrupt,
+    ContextLanguage,
+    ContextLanguages,
     ContextList,
     ContextOpen,
     ContextPrepare,
@@ -32,6 +34,9 @@ from execd.wire.messages import (
     Done,
     Request,
 )
+
+
+MAX_PROBLEM_CHARS = 1000
 
 
 class Contexts:
@@ -47,6 +52,7 @@ class Contexts:
             ContextOpen: self._open,
             ContextPrepare: self._prepare,
             ContextList: self._list,
+            ContextLanguages: self._list_languages,
             ContextClose: self._close,
             ContextInterrupt: self._interrupt,
             ContextRestart: self._restart,
@@ -88,6 +94,13 @@ class Contexts:
         kernels = [self.table.find(request.id)] if request.id else self.table.select(request.language)
         for kernel in kernels:
             await stream.send(kernel.state)
+
+    async def _list_languages(self, stream: Stream, request: ContextLanguages) -> None:
+        languages = self.table.languages
+        for one in languages.manifests:
+            await stream.send(ContextLanguage(one.language, one.aliases, check=one.check))
+        for name, problem in languages.problems.items():
+            await stream.send(ContextLanguage(name, problem=problem[:MAX_PROBLEM_CHARS]))
 
     async def _close(self, stream: Stream, request: ContextClose) -> None:
         kernels = [self.table.find(request.id)] if request.id else self.table.select(request.language)

@@ -36,7 +36,7 @@ class ContextTable:
     def __init__(self, reaper: Reaper, environment: Environment, languages: Languages) -> None:
         self._reaper = reaper
         self._environment = environment
-        self._languages = languages
+        self.languages = languages
         self._supplies = {one.language: Supply(one, reaper, environment) for one in languages.manifests}
         self._limits = Limits()
         self._kernels: dict[str, Kernel] = {}
@@ -53,7 +53,7 @@ class ContextTable:
         Raises:
             ExecdError: `context.duplicate`, `context.unsupported`, `context.too_many`, `request.invalid`.
         """
-        supply = self._supplies[self._languages.find(language).language]
+        supply = self._supplies[self.languages.find(language).language]
         self._check_free([context_id])
         launch = self._environment.prepare(cwd=cwd)
         self._directories[context_id] = cwd
@@ -108,7 +108,7 @@ class ContextTable:
         Raises:
             ExecdError: `context.unsupported`.
         """
-        name = self._languages.find(language).language if language else ""
+        name = self.languages.find(language).language if language else ""
         return [one for one in self._kernels.values() if name in ("", one.manifest.language)]
 
     async def close(self, kernels: Iterable[Kernel]) -> None:

@@ -26,6 +26,7 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     context.open       context.state                                                   END
     context.prepare    done                                                            END
     context.list       context.state*                                                  END
+    context.languages  context.language*                                               END
     context.close      done                                                            END
     context.interrupt  done                                                            END
     context.restart    context.state                                                   END
@@ -370,6 +371,19 @@ class ContextList(Struct, tag="context.list", frozen=True):
     id: str = ""
 
 
+class ContextLanguages(Struct, tag="context.languages", frozen=True):
+    """List the languages that the image declares, and those whose declaration is wrong."""
+
+
+class ContextLanguage(Struct, tag="context.language", frozen=True):
+    """One of them."""
+
+    language: str
+    aliases: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    problem: str = ""  # why it cannot be used
+    check: Annotated[tuple[str, ...], msgspec.Meta(max_length=2)] = ()  # code, and what its output must contain
+
+
 class ContextClose(Struct, tag="context.close", frozen=True):
     """End contexts by id, or all of a language; a run that goes on ends as killed."""
 
@@ -639,6 +653,7 @@ Request = (
     | ContextOpen
     | ContextPrepare
     | ContextList
+    | ContextLanguages
     | ContextClose
     | ContextInterrupt
     | ContextRestart
@@ -668,6 +683,7 @@ Reply = (
     | FileInfo
     | FileReplaced
     | ContextState
+    | ContextLanguage
     | ContextCompletion
     | ContextInspection
     | ContextResult

@@ -73,6 +73,10 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.config", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
         *("controlplane.provision", "controlplane.runtime", "controlplane.tasks", "msgspec"),
     },
+    "controlplane.imagecheck": {
+        *("controlplane.config", "controlplane.doctor", "controlplane.errors", "controlplane.link"),
+        *("execd.wire", "msgspec"),
+    },
     "controlplane.main": {"controlplane", "uvloop"},
 }
 

@@ -1,0 +1,14 @@
+"""Execute a kernel that ends when its parent does, however that ends: bind.py ARGV…"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+parent = int(os.environ.get("JPY_PARENT_PID", "0"))
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if parent and os.getppid() != parent:  # it has ended already
+    sys.exit(1)
+os.execvp(sys.argv[1], sys.argv[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -32,7 +31,7 @@ CHECKS = {
     "javascript": ("6 * 7", "42"),
     "typescript": ("const n: number = 6; n * 7", "42"),
     "java": ("6 * 7", "42"),
-    "go": ('fmt.Println(6 * 7)', "42"),
+    "go": ("fmt.Println(6 * 7)", "42"),
     "bash": ("echo $((6 * 7))", "42"),
 }
 

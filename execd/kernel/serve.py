@@ -35,7 +35,6 @@ from execd.wire.messages import (
     Request,
 )
 
-
 MAX_PROBLEM_CHARS = 1000
 
 

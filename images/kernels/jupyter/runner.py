@@ -1,7 +1,7 @@
 """Any Jupyter kernel as a language: runner.py KERNELSPEC. The protocol: docs/runner-protocol.md.
 
-The kernel is a child of this process, spoken to over Unix sockets by `jupyter_client`. It is started when the sandbox is
-known, because it has to have the sandbox's variables and directory. It shares our stdout and stderr, so what its
+The kernel is a child of this process, spoken to over Unix sockets by `jupyter_client`. It is started when the sandbox
+is known, because it has to have the sandbox's variables and directory. It shares our stdout and stderr, so what its
 programs print needs no help; what comes as messages is written there too, in order.
 """
 
@@ -127,11 +127,11 @@ class Runner:
         """When the kernel ends, so do we, as it did: execd tells the client how."""
         provisioner = self._manager.provisioner
         assert provisioner is not None
-        while (status := await provisioner.poll()) is None:
-            await asyncio.sleep(0.1)
+        status = await provisioner.wait() or 0
         await self._end()
         if status < 0:
-            signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+            if -status not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         os._exit(status)
 
@@ -231,7 +231,9 @@ def write(descriptor: int, text: str) -> None:
 def texts(bundle: dict[str, Any]) -> dict[str, str]:
     """Return a MIME bundle whose values are all texts."""
     return {
-        mime: "".join(value) if isinstance(value, list) and "json" not in mime else value
+        mime: "".join(value)
+        if isinstance(value, list) and "json" not in mime
+        else value
         if isinstance(value, str)
         else json.dumps(value)
         for mime, value in bundle.items()

@@ -1,0 +1,137 @@
+"""The worked example of docs/extending-images.md, built and run as it stands there; and `sandlot images check`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live_server import ROOT, SANDLOT, LiveServer, run_script
+
+PAGE = (ROOT / "docs" / "extending-images.md").read_text()
+IMAGE = "sandlot-test/scheme"
+FILES = ("Dockerfile", "scheme.toml", "python.toml")
+
+SCRIPT = """
+import asyncio, json
+from code_interpreter import CodeInterpreter
+from opensandbox import Sandbox
+
+async def main():
+    sandbox = await Sandbox.create("IMAGE")
+    codes = (await CodeInterpreter.create(sandbox)).codes
+    said = {}
+    run = await codes.run("(map (lambda (x) (* x x)) '(1 2 3))", language="scheme")
+    said["value"] = run.result[0].text
+    await codes.run("(define x 41)", language="scheme")
+    said["state"] = (await codes.run("(+ x 1)", language="scheme")).result[0].text
+    said["printed"] = [line.text for line in (await codes.run('(display "hello")', language="scheme")).logs.stdout]
+    said["error"] = (await codes.run("(undefined)", language="scm")).error is not None
+    context = await codes.create_context("scheme")
+    said["apart"] = (await codes.run("x", context=context)).error is not None
+    await codes.delete_context(context.id)
+    said["sympy"] = (await codes.run("import sys; 'sympy' in sys.modules", language="python")).result[0].text
+    left = await sandbox.commands.run("pgrep -fc 'calysto_schem[e]' || true")
+    said["kernels"] = int(left.logs.stdout[0].text) >= 1
+    await codes.delete_contexts("scheme")
+    await asyncio.sleep(0.5)
+    left = await sandbox.commands.run("pgrep -f 'calysto_schem[e] -f|calysto_schem[e]$' -a | grep -v runner.py || true")
+    said["left"] = [line.text for line in left.logs.stdout]
+    await sandbox.kill()
+    print(json.dumps(said))
+
+asyncio.run(main())
+"""
+
+
+def code_of(name: str) -> str:
+    """The block of the page that follows a file's name."""
+    found = re.search(rf"^`{re.escape(name)}`[^\n]*:\n\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert found is not None, name
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Build the example."""
+    folder = tmp_path_factory.mktemp("example")
+    for name in FILES:
+        (folder / name).write_text(code_of(name))
+    arguments = [f"--build-arg={name}" for name in ("PIP_INDEX_URL", "PIP_TRUSTED_HOST") if os.environ.get(name)]
+    built = subprocess.run(
+        ["docker", "build", "--tag", IMAGE, *arguments, folder],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DOCKER_BUILDKIT": "0"},
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    yield IMAGE
+    subprocess.run(["docker", "rmi", "--force", IMAGE], capture_output=True, check=False)
+
+
+def check(*names: str) -> subprocess.CompletedProcess[str]:
+    """Run `sandlot images check`."""
+    command = [SANDLOT, "images", "check", *names, "--config", "/dev/null"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_example_works_as_the_page_says(image: str, sdk: Path, server: LiveServer) -> None:
+    """A language of a Jupyter kernel, through the official SDK; and a library that was loaded beforehand."""
+    assert run_script(sdk, server, SCRIPT.replace("IMAGE", image)) == {
+        "value": "(1 4 9)",
+        "state": "42",
+        "printed": ["hello"],
+        "error": True,
+        "apart": True,
+        "sympy": "True",
+        "kernels": True,
+        "left": [],
+    }
+
+
+def test_check_prints_a_table(image: str) -> None:
+    """Of every language that the image declares."""
+    checked = check(image)
+    lines = checked.stdout.splitlines()
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert lines[0].split() == ["image", "language", "context", "first", "run", "next"]
+    assert [line.split()[:2] for line in lines[1:-1]] == [[image, name] for name in ("bash", "python", "scheme")]
+    assert all(line.count(" ms") == 3 for line in lines[1:-1])
+    assert lines[-1] == "all is well"
+
+
+def test_all_six_languages_of_the_code_interpreter() -> None:
+    """And of nothing less."""
+    checked = check("code-interpreter")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    languages = [line.split()[1] for line in checked.stdout.splitlines()[1:-1]]
+    assert languages == ["bash", "go", "java", "javascript", "python", "typescript"]
+
+
+def test_check_tells_what_is_wrong(tmp_path: Path) -> None:
+    """A bad manifest by file and line; a command that is missing; code that gives something else; no image at all."""
+    (tmp_path / "Dockerfile").write_text("FROM sandlot/base\nCOPY *.toml /etc/sandlot/kernels/\n")
+    (tmp_path / "bad.toml").write_text('language = "bad"\ncommand = ["x"]\neagre = true\n')
+    (tmp_path / "gone.toml").write_text('language = "gone"\ncommand = ["/no/such/runner"]\n')
+    (tmp_path / "bash.toml").write_text('language = "shell"\ncommand = ["true"]\ncheck = ["a"]\n')
+    image = "sandlot-test/bad"
+    subprocess.run(
+        ["docker", "build", "-q", "-t", image, tmp_path], check=True, env={**os.environ, "DOCKER_BUILDKIT": "0"}
+    )
+    try:
+        checked = check(image)
+    finally:
+        subprocess.run(["docker", "rmi", "--force", image], capture_output=True, check=False)
+    assert checked.returncode == 1
+    assert "FAIL  /etc/sandlot/kernels/bad.toml:3: eagre: " in checked.stdout
+    assert "FAIL  /etc/sandlot/kernels/bash.toml:3: check: expected two texts" in checked.stdout
+    assert re.search(r"gone +FAIL .*no/such/runner", checked.stdout)
+    assert "3 language(s) failed" in checked.stdout
+    missing = check("sandlot/no-such-image")
+    assert missing.returncode == 1
+    assert "no image sandlot/no-such-image" in missing.stderr

@@ -78,6 +78,10 @@ class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, _help("Memory of a sandbox, in KB, swap included; 16384 is the least. 0: no limit.", ge=0)
     ] = 2 << 20
     pids_limit: Annotated[int, _help("Processes and threads of a sandbox at once.", ge=16)] = 512
+    max_contexts: Annotated[int, _help("Contexts of a sandbox at once.", ge=1, le=4096)] = 64
+    output_limit: Annotated[
+        int, _help("Output of one run of code, in KB; the rest is dropped, which is said where. 0: no limit.", ge=0)
+    ] = 256 << 10
     allow_network: Annotated[bool, _help("Give sandboxes a network. false: no interface but loopback.")] = False
     timeout_seconds: Annotated[
         float, _help("Time limit of a command or run that names none, in s. 0: no limit.", ge=0, le=LONGEST_S)

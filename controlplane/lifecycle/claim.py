@@ -14,7 +14,7 @@ from execd.wire.messages import SandboxClaim, SandboxClaimed
 CLAIM_TIMEOUT_S = 15.0
 
 
-async def claim(sandbox: Sandbox, link: Link | None) -> Stream:
+async def claim(sandbox: Sandbox, link: Link | None, *, max_contexts: int, max_output_bytes: int) -> Stream:
     """Bind the identity and start the entrypoint; after a restart of ours, find the same entrypoint again.
 
     Returns the stream on which execd tells how the entrypoint ends. Cancelled or failed, no stream is left.
@@ -27,7 +27,13 @@ async def claim(sandbox: Sandbox, link: Link | None) -> Stream:
     """
     if link is None:
         raise LinkLost(f"the agent of sandbox {sandbox.id} is not connected")
-    request = SandboxClaim(id=sandbox.id, env=sandbox.spec.env, entrypoint=sandbox.spec.entrypoint)
+    request = SandboxClaim(
+        id=sandbox.id,
+        env=sandbox.spec.env,
+        entrypoint=sandbox.spec.entrypoint,
+        max_contexts=max_contexts,
+        max_output_bytes=max_output_bytes,
+    )
     stream = await link.open(request)
     try:
         async with asyncio.timeout(CLAIM_TIMEOUT_S):

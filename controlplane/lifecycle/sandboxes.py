@@ -367,7 +367,7 @@ class Sandboxes:
             self._registry.put(sandbox)
             if spec.limits != warm.template.limits:
                 await self._driver.resize(warm.container_id, spec.limits)
-            stream = await claim(sandbox, self._directory.get(sandbox.id))
+            stream = await self._claim(sandbox, self._directory.get(sandbox.id))
             self._background.start(self._follow(sandbox.id, stream), name="sandbox.follow")
             sandbox = self._started(sandbox.id)
         except BaseException as error:
@@ -381,6 +381,12 @@ class Sandboxes:
         self._schedule(sandbox)
         log.info("sandbox.created", sandbox=sandbox.id, image=spec.image)
         return sandbox
+
+    async def _claim(self, sandbox: Sandbox, link: Link | None) -> Stream:
+        settings = self._settings.sandbox
+        return await claim(
+            sandbox, link, max_contexts=settings.max_contexts, max_output_bytes=settings.output_limit * 1024
+        )
 
     async def _unbind(self, sandbox: Sandbox) -> None:
         """Undo a create. In the background, so that a second cancellation cannot stop it.
@@ -403,7 +409,7 @@ class Sandboxes:
 
     async def _follow_again(self, sandbox: Sandbox, link: Link) -> None:
         try:
-            stream = await claim(sandbox, link)
+            stream = await self._claim(sandbox, link)
         except LinkLost:
             pass  # the next link follows
         except SandlotError as error:

@@ -106,7 +106,9 @@ class Kernel:
 
     # -- what may be asked of it
 
-    async def run(self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False) -> None:
+    async def run(
+        self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False, most_bytes: int = 0
+    ) -> None:
         """Run code after what waits already, and return when ContextDone has been sent.
 
         Cancelling it takes the run out of the queue, or interrupts it; if it has not stopped STOP_S later, the
@@ -116,7 +118,7 @@ class Kernel:
             ExecdError: `context.not_found`: it went before this run's turn came.
         """
         self._check_alive()
-        run = Run(code, timeout_s, stream, may_ask=may_ask)
+        run = Run(code, timeout_s, stream, may_ask=may_ask, most_bytes=most_bytes)
         self._queue.append(run)
         self._wake()
         try:

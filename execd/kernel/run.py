@@ -9,11 +9,16 @@ from execd.wire.errors import WireError
 from execd.wire.frames import Channel as Output
 from execd.wire.messages import ContextDone, ContextError, ContextPrompt, ContextResult
 
+CUT = "\n[sandlot: this run has printed more than {} bytes; what follows is dropped]\n"
+
 
 class Run:
     """`over` is set when its client has heard all, or will hear nothing any more."""
 
-    def __init__(self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False) -> None:
+    def __init__(
+        self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False, most_bytes: int = 0
+    ) -> None:
+        """*most_bytes* is how much of its output is sent on, and 0 is all of it."""
         self.code = code
         self.timeout_s = timeout_s
         self.may_ask = may_ask  # somebody answers when it asks for input
@@ -24,6 +29,7 @@ class Run:
         self.interrupted = False
         self.done = False  # its code is; its client may not have heard of that yet
         self.output_bytes = 0
+        self._most_bytes = most_bytes
         self._patience: asyncio.Timeout | None = None  # of a write that waits for the client
 
     def time_out(self) -> None:
@@ -34,8 +40,17 @@ class Run:
             self._patience.reschedule(0)
 
     async def write(self, data: bytes, output: Output) -> None:
-        """Send output on, as fast as the client takes it."""
+        """Send output on, as fast as the client takes it, and say where it is cut."""
+        before = self.output_bytes
         self.output_bytes += len(data)
+        if self._most_bytes and self.output_bytes > self._most_bytes:
+            if before > self._most_bytes:
+                return
+            await self._send_on(data[: self._most_bytes - before], output)
+            data, output = CUT.format(self._most_bytes).encode(), Output.STDERR
+        await self._send_on(data, output)
+
+    async def _send_on(self, data: bytes, output: Output) -> None:
         if self.stream is not None:
             try:
                 async with asyncio.timeout(0 if self.timed_out else None) as self._patience:

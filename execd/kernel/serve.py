@@ -33,6 +33,7 @@ from execd.wire.messages import (
     ContextRun,
     Done,
     Request,
+    SandboxClaim,
 )
 
 MAX_PROBLEM_CHARS = 1000
@@ -61,6 +62,17 @@ class Contexts:
             ContextInspect: self._inspect,
             ContextRun: self._run,
         }
+
+    def limited_by(self, claim: Handler) -> Handler:
+        """Return the claim's handler, made to take the limits first that it sets for contexts."""
+
+        async def serve(stream: Stream, request: SandboxClaim) -> None:
+            if request.max_contexts:
+                self.table.max_contexts = request.max_contexts
+            self.table.max_output_bytes = request.max_output_bytes
+            await claim(stream, request)
+
+        return serve
 
     async def _open(self, stream: Stream, request: ContextOpen) -> None:
         await self._tell_started(stream, [self.table.open(request.id, request.language, request.cwd)])
@@ -127,4 +139,5 @@ class Contexts:
 
     async def _run(self, stream: Stream, request: ContextRun) -> None:
         kernel = self.table.find(request.id)
-        await kernel.run(request.code, request.timeout_s, stream, may_ask=request.input)
+        most_bytes = self.table.max_output_bytes
+        await kernel.run(request.code, request.timeout_s, stream, may_ask=request.input, most_bytes=most_bytes)

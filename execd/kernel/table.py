@@ -18,7 +18,7 @@ from execd.kernel.supply import Supply
 from execd.process.limits import Limits
 from execd.process.reap import Reaper
 
-MAX_CONTEXTS = 64
+MAX_CONTEXTS = 64  # unless the claim says otherwise
 MAX_REMEMBERED = 64  # contexts that are gone, and why
 
 
@@ -38,6 +38,8 @@ class ContextTable:
         self._environment = environment
         self.languages = languages
         self._supplies = {one.language: Supply(one, reaper, environment) for one in languages.manifests}
+        self.max_contexts = MAX_CONTEXTS
+        self.max_output_bytes = 0  # of one run; 0 is no limit
         self._limits = Limits()
         self._kernels: dict[str, Kernel] = {}
         self._directories: dict[str, str] = {}  # id → as it was asked for; of living ones
@@ -133,8 +135,8 @@ class ContextTable:
         for context_id in ids:
             if context_id in self._kernels or ids.count(context_id) > 1:
                 raise ExecdError("context.duplicate", f"context {context_id} exists")
-        if len(self._kernels) + len(ids) > MAX_CONTEXTS:
-            raise ExecdError("context.too_many", f"{MAX_CONTEXTS} contexts may exist at once; close one")
+        if len(self._kernels) + len(ids) > self.max_contexts:
+            raise ExecdError("context.too_many", f"{self.max_contexts} contexts may exist at once; close one")
 
     def _forget(self, kernel: Kernel, why: str = "") -> None:
         if self._kernels.get(kernel.id) is kernel:

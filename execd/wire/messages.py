@@ -107,6 +107,8 @@ class SandboxClaim(Struct, tag="sandbox.claim", frozen=True):
     env: dict[str, str] = {}
     entrypoint: tuple[str, ...] = ()
     cwd: str = ""
+    max_contexts: int = 0  # at once; 0 is execd's own number
+    max_output_bytes: int = 0  # of one run of code; what follows is dropped; 0 is no limit
 
 
 class SandboxClaimed(Struct, tag="sandbox.claimed", frozen=True):

@@ -16,12 +16,20 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import ServerConnection, unix_serve
 
+from controlplane.errors import AgentError
 from controlplane.link.link import Link
 from execd.config import VERSION
 from execd.dispatch import Handler
 from execd.main import merge
-from execd.wire.aio import MAX_CHUNK_BYTES, Stream
+from execd.wire.aio import MAX_CHUNK_BYTES, Data, Stream
+from execd.wire.frames import Channel
 from execd.wire.messages import (
+    ContextClose,
+    ContextDone,
+    ContextOpen,
+    ContextRun,
+    ContextState,
+    Done,
     FileInfo,
     FileStat,
     Metrics,
@@ -343,3 +351,35 @@ async def test_a_flood_of_connections_disturbs_nobody() -> None:
         assert all(await asyncio.gather(*flood))
         descriptors = os.listdir(f"/proc/{agent.process.pid}/fd")
         assert len(descriptors) < 40
+
+
+async def test_the_claim_says_how_many_contexts_there_may_be() -> None:
+    """One more is refused, and told why; when one is closed there is room again."""
+    async with LiveAgent() as agent:
+        claiming = await agent.link.open(SandboxClaim(id="s", max_contexts=2))
+        await claiming.expect(SandboxClaimed)
+        for number in range(2):
+            await agent.link.call(ContextOpen(str(number), "bash"), ContextState)
+        with pytest.raises(AgentError, match="2 contexts may exist at once") as refused:
+            await agent.link.call(ContextOpen("more", "bash"), ContextState)
+        assert refused.value.code == "context.too_many"
+        await agent.link.call(ContextClose("0"), Done)
+        await agent.link.call(ContextOpen("more", "bash"), ContextState)
+        claiming.close()
+
+
+async def test_the_claim_says_how_much_a_run_may_print() -> None:
+    """So much comes, then a line that says so; the run goes on to its end, and its receipt has all of it."""
+    async with LiveAgent() as agent:
+        claiming = await agent.link.open(SandboxClaim(id="s", max_output_bytes=100_000))
+        await claiming.expect(SandboxClaimed)
+        await agent.link.call(ContextOpen("c", "bash"), ContextState)
+        outputs = {Channel.STDOUT: b"", Channel.STDERR: b""}
+        async with await agent.link.open(ContextRun("c", "head -c 300000 /dev/zero")) as stream:
+            while isinstance(said := await stream.receive(), Data):
+                outputs[Channel(said.channel)] += said.data
+        assert isinstance(said, ContextDone)
+        assert outputs[Channel.STDOUT] == bytes(100_000)
+        assert outputs[Channel.STDERR].count(b"more than 100000 bytes") == 1
+        assert (said.cause, said.output_bytes) == ("ok", 300_000)
+        claiming.close()

@@ -8,6 +8,7 @@ No time fails anything.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.live_server import ROOT, LiveServer, engine_request, sdk_python
+from tests.stream_client import MSGPACK, streaming
 
 HERE = Path(__file__).parent
 CREATE = {
@@ -199,6 +201,67 @@ def plain_http(table: Table, server: LiveServer) -> None:
     server.request("DELETE", f"/v1/sandboxes/{sandbox}")
 
 
+# For each language: what to run, how long a spare takes to be there again, and the targets of a context and of a run.
+LANGUAGES = {
+    "python": ("1+1", 0.3, "≤ 12", "≤ 1.5"),
+    "javascript": ("1+1", 0.6, "≤ 80", ""),
+    "typescript": ("1+1 as number", 0.8, "≤ 80", ""),
+    "java": ("1+1", 3.0, "", ""),
+    "go": ('fmt.Println("hello")', 0.5, "", "≤ 250"),
+    "bash": ("echo $((1 + 1))", 0.1, "≤ 15", ""),
+}
+
+
+def languages(table: Table, server: LiveServer) -> None:
+    """Contexts in all six languages of one sandbox, a spare for each of them there."""
+    sandbox = server.request("POST", "/v1/sandboxes", CREATE | {"resourceLimits": {"cpu": "2", "memory": "4Gi"}})["id"]
+    at = f"/v1/sandboxes/{sandbox}/proxy/44772"
+    for language, (code, pause_s, open_target, run_target) in LANGUAGES.items():
+        server.request("POST", f"{at}/code/context", {"language": language})
+        opened, first, later = [], [], []
+        for _ in range(8):
+            time.sleep(pause_s)
+            began = time.monotonic()
+            context = server.request("POST", f"{at}/code/context", {"language": language})["id"]
+            opened.append((time.monotonic() - began) * 1000)
+            run = {"code": code, "context": {"id": context}}
+            first += http(server, 1, 1, "POST", f"{at}/code", run)["ms"]
+            later += http(server, 1, 10, "POST", f"{at}/code", run)["ms"]
+            server.request("DELETE", f"{at}/code/contexts/{context}")
+        table.add(f"{language}: new context", opened, target=open_target)
+        table.add(f"{language}: its first run", first)
+        table.add(f"{language}: a run", later, target=run_target)
+    context = server.request("POST", f"{at}/code/context", {"language": "python"})["id"]
+    run = {"code": "import pandas", "context": {"id": context}}
+    table.add(
+        "python: import pandas in a new context", http(server, 1, 1, "POST", f"{at}/code", run)["ms"], target="≤ 5"
+    )
+    before = used_mb(server, at)
+    ten = [server.request("POST", f"{at}/code/context", {"language": "python"})["id"] for _ in range(10)]
+    http(server, 1, 20, "POST", f"{at}/code", *({"code": "1+1", "context": {"id": one}} for one in ten))
+    table.add("python: ten contexts", [used_mb(server, at) - before], unit="MB", target="≤ 80")
+    table.add("native stream: 1+1", asyncio.run(over_the_stream(server, sandbox, context, 500)), target="≤ 1")
+    server.request("DELETE", f"/v1/sandboxes/{sandbox}")
+
+
+def used_mb(server: LiveServer, at: str) -> float:
+    """Memory that a sandbox uses, in MB."""
+    return float(server.request("GET", f"{at}/metrics")["mem_used_mib"]) * 1.048576
+
+
+async def over_the_stream(server: LiveServer, sandbox: str, context: str, count: int) -> list[float]:
+    """Times of runs one after another on one native stream, in ms."""
+    url = f"{server.address.replace('http', 'ws')}/v1/sandboxes/{sandbox}/stream"
+    times = []
+    async with streaming(url, subprotocol=MSGPACK, headers={"OPEN-SANDBOX-API-KEY": server.key}) as client:
+        await client.hello()
+        for _ in range(count):
+            began = time.monotonic()
+            await client.ask("run", code="1+1", context=context)
+            times.append((time.monotonic() - began) * 1000)
+    return times[count // 10 :]
+
+
 def cold(table: Table, server: LiveServer, name: str, target: str, rounds: int) -> None:
     """Creates of an image that has no pool."""
     times = []
@@ -230,6 +293,7 @@ def main() -> None:
         server.wait_full()
         through_the_sdk(table, server, options.rounds)
         plain_http(table, server)
+        languages(table, server)
         table.add("server, resident, after all this", [rss(server.pid)], unit="MB")
     at_once(table, 10, 10, "≤ floor + 50")
     at_once(table, 5, 100, "100 of 100, ≥ 5 /s")

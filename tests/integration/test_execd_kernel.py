@@ -485,7 +485,7 @@ async def test_what_cannot_be_is_refused_by_code(sandbox: Sandbox, tmp_path: Pat
     refusals = [
         (ContextOpen("a", "toy"), "context.duplicate", "context a exists"),
         (ContextOpen("b", "cobol"), "context.unsupported", "it has bash, crash, failed, forked"),
-        (ContextOpen("b", "wrong"), "context.unsupported", "wrong.toml: command: expected `array`, got `int`"),
+        (ContextOpen("b", "wrong"), "context.unsupported", "wrong.toml:2: command: expected `array`, got `int`"),
         (ContextOpen("b", "toy", cwd="$NO_SUCH"), "request.invalid", "NO_SUCH"),
         (ContextOpen("b", "missing"), "context.start_failed", "/no/such/program: No such file"),
         (ContextOpen("b", "crash"), "context.start_failed", "exited with status 1"),

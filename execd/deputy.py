@@ -117,6 +117,8 @@ class Deputies:
 
     def _start(self, uid: int, gid: int | None) -> _Deputy:
         launch = self._environment.prepare(cwd="/", uid=uid, gid=gid)
+        # Nothing of the sandbox's own: its loader's variables must not end up in execd.
+        launch = launch._replace(env={"HOME": launch.env["HOME"]})
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)  # noqa: FBT003 - it has no name

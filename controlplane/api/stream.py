@@ -137,12 +137,15 @@ class _Connection:
                 await self._websocket.close(UNACCEPTABLE, str(errors.exceptions[0])[:120])
 
     async def send(self, message: ServerMessage | says.Hello) -> None:
-        """Send a message; waits while the client does not read."""
+        """Send a message; waits while the client does not read. Raises WebSocketDisconnect, OSError."""
         frame = self.codec.encode(message)
-        if self.codec.is_text:
-            await self._websocket.send_text(frame.decode())
-        else:
-            await self._websocket.send_bytes(frame)
+        try:
+            if self.codec.is_text:
+                await self._websocket.send_text(frame.decode())
+            else:
+                await self._websocket.send_bytes(frame)
+        except RuntimeError:  # another stream has just found out that the client has gone
+            raise WebSocketDisconnect(1006) from None
 
     def forget(self, stream: _Stream) -> None:
         """The number of a stream is free."""

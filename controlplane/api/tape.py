@@ -107,7 +107,7 @@ class KeptRun(Generic[T]):
         self._forget = forget
         self._reader = 0
         self._has_reader = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = self._wait_for_a_reader()
 
     @property
     def has_reader(self) -> bool:
@@ -125,9 +125,7 @@ class KeptRun(Generic[T]):
         self._reader += 1
         mine = self._reader
         self._has_reader = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         self.tape.wake()
 
         async def read(after: int) -> list[Item[T]]:
@@ -148,14 +146,16 @@ class KeptRun(Generic[T]):
         finally:
             if self._reader == mine:
                 self._has_reader = False
-                self._timer = asyncio.get_running_loop().call_later(self._keep_s, self.end)
+                self._timer = self._wait_for_a_reader()
 
     def end(self) -> None:
         """Have done with it: if it still goes on, it is ended."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         self._running.cancel()
         self._forget()
+
+    def _wait_for_a_reader(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._keep_s, self.end)
 
     def _check(self, reader: int) -> None:
         if self._reader != reader:

@@ -23,7 +23,8 @@ def _of_type(info: msgspec.inspect.Type) -> st.SearchStrategy[object]:
     if isinstance(info, msgspec.inspect.UnionType):
         return st.one_of([_of_type(each) for each in info.types])
     if isinstance(info, msgspec.inspect.VarTupleType):
-        return st.lists(_of_type(info.item_type), min_size=info.min_length or 0, max_size=3).map(tuple)
+        longest = 3 if info.max_length is None else min(3, info.max_length)
+        return st.lists(_of_type(info.item_type), min_size=info.min_length or 0, max_size=longest).map(tuple)
     if isinstance(info, msgspec.inspect.TupleType):
         return st.tuples(*[_of_type(each) for each in info.item_types])
     if isinstance(info, msgspec.inspect.DictType):

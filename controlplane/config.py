@@ -89,6 +89,9 @@ class SandboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_lifetime: Annotated[
         int, _help("Longest lifetime a sandbox may ask for, in s. 0: no limit.", ge=0, le=LONGEST_S)
     ] = 0
+    allow_user_namespaces: Annotated[
+        bool, _help("Let a sandbox ask for isolated sessions in it, for which it may make user namespaces.")
+    ] = False
     runtime: Annotated[str, _help("Engine runtime, such as runsc. Empty: the engine's default.")] = ""
     hardened: Annotated[bool, _help("Read-only root, non-root user, tmpfs work directories.")] = False
 

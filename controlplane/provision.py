@@ -68,6 +68,7 @@ class Provisioner:
                     hardened=template.hardened,
                     volumes=template.volumes,
                     gpus=template.gpus,
+                    user_namespaces=template.user_namespaces,
                 )
             )
             self._accept.expect(sandbox_id, container_id)

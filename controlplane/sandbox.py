@@ -56,6 +56,10 @@ class Credentials(msgspec.Struct, frozen=True):
         return f"Credentials({self.username!r}, …)"
 
 
+# The extension by which a sandbox asks for user namespaces.
+ISOLATION_KEY = "bootstrap.execd.isolation"
+
+
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asks for, valid in itself. None means: as the settings say."""
 
@@ -70,6 +74,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     network: bool | None = None
     volumes: tuple[Volume, ...] = ()
     gpus: str = ""  # a number, or "all"
+    user_namespaces: bool = False  # it may make some: for isolated sessions in it
     timeout_s: int | None = None  # None: no expiry, or the longest lifetime that the settings allow
 
 
@@ -85,6 +90,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     network: bool = False
     volumes: tuple[Volume, ...] = ()
     gpus: str = ""
+    user_namespaces: bool = False
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):

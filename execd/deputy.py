@@ -1,6 +1,7 @@
-"""Files as somebody else: one small process for each user and group that is asked for, which serves the same requests.
+"""Files as somebody else, or as an isolated session has them: one small process for each user and group, and for each
+session, that is asked for. It serves the same requests.
 
-The kernel then decides what that user may do, on every path of every request, and nothing here can forget to ask.
+The kernel then decides what is seen and allowed, on every path of every request, and nothing here can forget to ask.
 execd speaks to its deputies in the protocol of the link, over a socket pair. One that has nothing to do ends.
 """
 
@@ -15,16 +16,17 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from execd.config import VERSION
 from execd.dispatch import Dispatcher, Handler
-from execd.environment import Environment
+from execd.environment import Environment, Launch
 from execd.errors import ExecdError
 from execd.files.serve import Files
+from execd.isolation.sessions import IsolatedSessions
 from execd.process.reap import Exit, Reaper
 from execd.process.spawn import NULL, spawn
 from execd.wire.aio import BROKEN, MAX_CHUNK_BYTES, Data, Endpoint, Stream, StreamLost, StreamReset
 from execd.wire.connection import Connection, Role
 from execd.wire.errors import RemoteProtocolError, WireError
 from execd.wire.frames import Channel
-from execd.wire.messages import GENERATION, FileAs, Hello, Request
+from execd.wire.messages import GENERATION, FileAs, FileIn, Hello, Request
 
 FLAG = "--deputy"
 
@@ -70,40 +72,44 @@ class Deputies:
     """The deputies there are, started when they are first asked for.
 
     Args:
-        command: What starts execd; a deputy gets `--deputy DESCRIPTOR CWD` after it.
+        command: What starts execd; a deputy gets `--deputy DESCRIPTOR CWD [PID]` after it.
     """
 
-    def __init__(self, reaper: Reaper, environment: Environment, command: Sequence[str]) -> None:
+    def __init__(
+        self, reaper: Reaper, environment: Environment, command: Sequence[str], sessions: IsolatedSessions
+    ) -> None:
+        self._sessions = sessions
         self._reaper = reaper
         self._environment = environment
         self._command = list(command)
         self._files = Files(environment).handlers()
-        self._deputies: dict[tuple[int, int | None], _Deputy] = {}
+        self._deputies: dict[object, _Deputy] = {}  # by whom and where they serve
 
     def handlers(self) -> dict[type[Request], Handler]:
         """Return what `Dispatcher` needs."""
-        return {FileAs: self._serve}
+        return {FileAs: self._serve_as, FileIn: self._serve_in}
 
-    async def _serve(self, stream: Stream, request: FileAs) -> None:
-        launch = self._environment.prepare(uid=request.uid, gid=request.gid)
+    async def _serve_as(self, stream: Stream, request: FileAs) -> None:
+        launch = self._environment.prepare(cwd="/", uid=request.uid, gid=request.gid)
         if launch.identity is None:  # execd itself
             await self._files[type(request.request)](stream, request.request)
             return
-        deputy = self._deputy(request.uid, request.gid)
-        with deputy.used():
-            inner = await deputy.open(request.request)
-            try:
-                await _pass_on(inner, stream)
-            finally:
-                if not (inner.ended and inner.local_done):
-                    inner.reset("client.gone", "nobody is interested any more")
+        name = f"{request.uid}:{'' if request.gid is None else request.gid}"
+        deputy = self._deputy((request.uid, request.gid), name, launch, self._environment.cwd)
+        await _serve_by(deputy, stream, request.request)
 
-    def _deputy(self, uid: int, gid: int | None) -> _Deputy:
-        key = (uid, gid)
+    async def _serve_in(self, stream: Stream, request: FileIn) -> None:
+        session = self._sessions.find(request.session)
+        pid = session.find_process()
+        launch = self._environment.prepare(cwd="/")._replace(identity=session.identity)
+        deputy = self._deputy(session, f"session {session.id}", launch, session.directory, pid)
+        await _serve_by(deputy, stream, request.request)
+
+    def _deputy(self, key: object, name: str, launch: Launch, cwd: str, inside: int = 0) -> _Deputy:
         deputy = self._deputies.get(key)
         if deputy is None or deputy.is_over:
             self._make_room()
-            deputy = self._deputies[key] = self._start(uid, gid)
+            deputy = self._deputies[key] = self._start(name, launch, [cwd, str(inside)] if inside else [cwd])
         return deputy
 
     def _make_room(self) -> None:
@@ -115,14 +121,13 @@ class Deputies:
             raise ExecdError("request.invalid", f"files are being used as {MAX_DEPUTIES} different users at once")
         self._deputies.pop(idle).end()
 
-    def _start(self, uid: int, gid: int | None) -> _Deputy:
-        launch = self._environment.prepare(cwd="/", uid=uid, gid=gid)
+    def _start(self, name: str, launch: Launch, arguments: list[str]) -> _Deputy:
         # Nothing of the sandbox's own: its loader's variables must not end up in execd.
         launch = launch._replace(env={"HOME": launch.env["HOME"]})
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)  # noqa: FBT003 - it has no name
-            argv = [*self._command, FLAG, str(theirs.fileno()), self._environment.cwd]
+            argv = [*self._command, FLAG, str(theirs.fileno()), *arguments]
             # Its stderr is execd's own: what goes wrong there belongs into the same log.
             child = spawn(argv, launch, stdout=NULL, stderr=2, pass_fds=(theirs.fileno(),))
         except BaseException:
@@ -130,7 +135,7 @@ class Deputies:
             raise
         finally:
             theirs.close()
-        deputy = _Deputy(ours, f"{uid}:{'' if gid is None else gid}")
+        deputy = _Deputy(ours, name)
         self._reaper.watch(child.pid, deputy.exited)
         return deputy
 
@@ -195,6 +200,16 @@ class _Deputy:
             await carrier.close()
 
 
+async def _serve_by(deputy: _Deputy, stream: Stream, request: Request) -> None:
+    with deputy.used():
+        inner = await deputy.open(request)
+        try:
+            await _pass_on(inner, stream)
+        finally:
+            if not (inner.ended and inner.local_done):
+                inner.reset("client.gone", "nobody is interested any more")
+
+
 async def _pass_on(inner: Stream, stream: Stream) -> None:
     """Carry what each side says to the other, at the pace of the slower one.
 
@@ -225,8 +240,13 @@ async def _feed(stream: Stream, inner: Stream) -> None:
         inner.end()
 
 
-def main(descriptor: int, cwd: str) -> int:
-    """Be a deputy: serve files on a socket until its other end is closed."""
+def main(descriptor: int, cwd: str, inside: int = 0) -> int:
+    """Be a deputy: serve files on a socket until its other end is closed; *inside*: as that process sees them."""
+    if inside:
+        from execd.isolation import stage  # noqa: PLC0415 — it needs ctypes, which nobody else may have
+
+        if (status := stage.go_inside(inside)) is not None:
+            return status
     asyncio.run(_serve(descriptor, cwd))
     return 0
 

@@ -16,14 +16,15 @@ from execd.dispatch import Dispatcher, Handler
 from execd.environment import Environment
 from execd.files.serve import Files
 from execd.forward import Forwarding
+from execd.isolation.bubblewrap import OVERLAYS
 from execd.kernel.serve import Contexts
-from execd.kernel.session import Sessions
 from execd.metrics import Meter
 from execd.ports import DEFAULT_PORT, VARIABLE, ProbePorts
 from execd.process.reap import Reaper
 from execd.process.serve import Processes
 from execd.pty import Terminals
 from execd.server import serve_forever
+from execd.sessions import Sessions
 from execd.wire.messages import Request, SandboxClaim
 
 
@@ -34,7 +35,11 @@ def main(argv: Sequence[str]) -> int:
         SystemExit: with the usage, when the command line is wrong.
     """
     if argv[:1] == [deputy.FLAG]:
-        return deputy.main(int(argv[1]), argv[2])
+        return deputy.main(int(argv[1]), argv[2], *map(int, argv[3:]))
+    if argv[:1] == [OVERLAYS]:
+        from execd.isolation import stage  # noqa: PLC0415 — it needs ctypes, which nobody else may have
+
+        stage.enter_overlays(list(argv[1:]))
     config = parse(argv)
     # What ordinary life brings is not logged: nobody reads the log of a sandbox that works.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="execd: %(levelname)s: %(message)s")
@@ -48,14 +53,15 @@ async def _run(config: Config) -> None:
     environment = Environment(os.environ, os.getcwd())
     processes = Processes(reaper, environment)
     contexts = Contexts(reaper, environment, config.kernels_dir)
-    sessions = Sessions(reaper, environment)
+    command = deputy.own_command()
+    sessions = Sessions(reaper, environment, command)
     terminals = Terminals(reaper, environment)
     ports = ProbePorts()
     ports.keep(os.environ.get(VARIABLE, DEFAULT_PORT))
     handlers = merge(
         processes.handlers(),
         Files(environment).handlers(),
-        deputy.Deputies(reaper, environment, deputy.own_command()).handlers(),
+        deputy.Deputies(reaper, environment, command, sessions.isolated).handlers(),
         contexts.handlers(),
         sessions.handlers(),
         terminals.handlers(),
@@ -67,7 +73,7 @@ async def _run(config: Config) -> None:
     serving = asyncio.ensure_future(serve_forever(config.socket_path, Dispatcher(handlers)))
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     terminals.shutdown()
-    await asyncio.gather(processes.table.shutdown(), contexts.table.shutdown(), sessions.table.shutdown())
+    await asyncio.gather(processes.table.shutdown(), contexts.table.shutdown(), sessions.shutdown())
     serving.cancel()  # only now: the control plane hears how its processes ended
     await asyncio.wait([serving])
     ports.close()

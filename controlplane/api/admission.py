@@ -14,7 +14,7 @@ from controlplane.api.schema import CreateSandboxRequest, Image, Platform, clean
 from controlplane.api.volumes import admit_volumes
 from controlplane.errors import InvalidRequest
 from controlplane.lifecycle.activity import IDLE_KEY, RENEWAL_KEY
-from controlplane.sandbox import CreateRequest, Credentials, Limits
+from controlplane.sandbox import ISOLATION_KEY, CreateRequest, Credentials, Limits
 
 MIN_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 10 * 365 * 86400  # ten years: beyond it no calendar is safe
@@ -59,6 +59,7 @@ def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
         limits=limits,
         network=_network(body),
         volumes=admit_volumes(body.volumes or ()),
+        user_namespaces=(body.extensions or {}).get(ISOLATION_KEY) == "enable",
         gpus=_gpus((body.resource_limits or {}).get("gpu", "")),
         timeout_s=_timeout(body.timeout),
     )
@@ -194,8 +195,10 @@ def _extensions(extensions: dict[str, str]) -> dict[str, str]:
     for key in extensions:
         if key == "poolRef":
             raise _unsupported("extensions.poolRef", "; it keeps its own pools, by image")
-        if key.startswith(("bootstrap.", "storage.")):
+        if key.startswith(("bootstrap.", "storage.")) and key != ISOLATION_KEY:
             raise _unsupported(f"extensions.{key[:64]}")
+    if (isolation := extensions.get(ISOLATION_KEY)) not in (None, "enable", "disable"):
+        raise InvalidRequest(f'extensions.{ISOLATION_KEY}: must be "enable" or "disable", not {isolation[:64]!r}')
     for key, (least, most) in _SECONDS.items():
         text = extensions.get(key, str(least))
         if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):

@@ -27,7 +27,7 @@ from controlplane.api.egress import Egress
 from controlplane.api.execute import Execution
 from controlplane.api.files import Files
 from controlplane.api.health import Health
-from controlplane.api.isolation import Isolation
+from controlplane.api.isolation import Isolations
 from controlplane.api.lifecycle import EGRESS_PORT, EXECD_PORT, Lifecycle
 from controlplane.api.metrics import Meters
 from controlplane.api.ports import OPERATION as PORT_OPERATION
@@ -202,9 +202,25 @@ def _execd_routes(
         *_file_routes("/v1/filesystem/{uid}/{gid}", files, transfers),
         Route("/metrics", meters.read, methods=["GET"], name="metrics.read"),
         Route("/metrics/watch", meters.watch, methods=["GET"], name="metrics.watch"),
-        # Part of the contract, and not served yet.
-        Route("/v1/isolated/capabilities", Isolation(relay).capabilities, methods=["GET"], name="isolation.read"),
-        Route("/v1/isolated/session{rest:path}", refuse(503, "isolated sessions", "NOT_SUPPORTED"), methods=ANY),
+        *_isolation_routes("/v1/isolated", Isolations(relay, sessions, settings.run_timeout_s)),
+        *_file_routes("/v1/isolated/session/{session_id}", files, transfers),
+    ]
+
+
+def _isolation_routes(prefix: str, isolations: Isolations) -> list[BaseRoute]:
+    session = f"{prefix}/session/{{session_id}}"
+    nothing_kept = refuse(503, "differences of overlays", "NOT_SUPPORTED")
+    return [
+        Route(f"{prefix}/capabilities", isolations.capabilities, methods=["GET"], name="isolation.read"),
+        Route(f"{prefix}/sessions", isolations.list, methods=["GET"], name="isolation.list"),
+        Route(f"{prefix}/session", isolations.create, methods=["POST"], name="isolation.create"),
+        Route(session, isolations.get, methods=["GET"], name="isolation.get"),
+        Route(session, isolations.delete, methods=["DELETE"], name="isolation.delete"),
+        Route(f"{session}/run", isolations.run, methods=["POST"], name="isolation.run"),
+        Route(f"{session}/runs/{{run_id}}", isolations.status, methods=["GET"], name="isolation.status"),
+        Route(f"{session}/runs/{{run_id}}/logs", isolations.logs, methods=["GET"], name="isolation.logs"),
+        Route(f"{session}/diff", nothing_kept, methods=["GET"], name="isolation.diff"),
+        Route(f"{session}/commit", nothing_kept, methods=["POST"], name="isolation.commit"),
     ]
 
 

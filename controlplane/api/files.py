@@ -104,7 +104,7 @@ class Files:
 
     async def replace(self, request: Request) -> Response:
         """POST /files/replace?verbose=: replace text in files; verbose tells how often it was found."""
-        is_verbose = flag(request, "verbose")
+        is_verbose = flag(request, "verbose") or "session_id" in request.path_params  # whose clients cannot ask for it
         body = await read_json(request, dict[str, Replacement])
         files = []
         for path, wanted in body.items():

@@ -1,21 +1,25 @@
-"""`/v1/filesystem/{uid}/{gid}/…`: the routes of files once more, with the rights of that user and group."""
+"""The routes of files twice more: `/v1/filesystem/{uid}/{gid}/…` with the rights of that user and group, and
+`/v1/isolated/session/{session_id}/…` as that session sees them.
+"""
 
 from __future__ import annotations
 
 from starlette.requests import Request
 
 from controlplane.errors import InvalidRequest
-from execd.wire.messages import FileAs, FileRequest
+from execd.wire.messages import FileAs, FileIn, FileRequest
 
 MAX_ID = 2**32 - 2  # the kernel's largest, less the one that means "none"
 
 
-def as_asked(request: Request, message: FileRequest) -> FileRequest | FileAs:
-    """Return what to ask of execd: the message, or where the path names an identity, the message as that.
+def as_asked(request: Request, message: FileRequest) -> FileRequest | FileAs | FileIn:
+    """Return what to ask of execd: the message, or where the path names an identity or a session, the message so.
 
     Raises:
         InvalidRequest: uid or gid is no number that a user may have.
     """
+    if "session_id" in request.path_params:
+        return FileIn(request.path_params["session_id"], message)
     if "uid" not in request.path_params:
         return message
     return FileAs(uid=_number(request, "uid"), gid=_number(request, "gid"), request=message)

@@ -63,9 +63,13 @@ class Sessions:
         body = await read_json(request, RunInSessionRequest)
         if not body.command.strip() or "\0" in body.command:
             raise InvalidRequest("command: must not be empty, nor contain NUL", code="request.body")
-        sandbox_id, session_id = request.path_params["sandbox_id"], request.path_params["session_id"]
+        session_id = request.path_params["session_id"]
         timeout_s = body.timeout / 1000 if body.timeout else self._timeout_s
-        message = SessionRun(session_id, body.command, _directory(body.cwd), timeout_s)
+        return await self.stream(request, SessionRun(session_id, body.command, _directory(body.cwd), timeout_s))
+
+    async def stream(self, request: Request, message: SessionRun) -> StreamResponse:
+        """Begin a run in a session; stream its events."""
+        sandbox_id = request.path_params["sandbox_id"]
         stream = await self._relay.open(sandbox_id, message)
         try:
             await stream.expect(Done)
@@ -73,13 +77,13 @@ class Sessions:
             stream.close()
             raise
         run = (sandbox_id, uuid.uuid4().hex)
-        self._runs[run] = session_id
+        self._runs[run] = message.id
 
         def close() -> None:
             self._runs.pop(run, None)
             stream.close()
 
-        return self._events.respond(request, run[1], partial(_stream, run[1], timeout_s, stream), close=close)
+        return self._events.respond(request, run[1], partial(_stream, run[1], message.timeout_s, stream), close=close)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /session/{id}."""

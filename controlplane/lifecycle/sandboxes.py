@@ -37,7 +37,16 @@ from controlplane.pool.plan import Template
 from controlplane.pool.pool import Pool, Warm
 from controlplane.provision import Provisioner
 from controlplane.runtime.driver import Container, Driver, EventKind, RuntimeEvent
-from controlplane.sandbox import CreateRequest, Sandbox, SandboxSpec, Snapshot, SnapshotState, State, Volume
+from controlplane.sandbox import (
+    ISOLATION_KEY,
+    CreateRequest,
+    Sandbox,
+    SandboxSpec,
+    Snapshot,
+    SnapshotState,
+    State,
+    Volume,
+)
 from controlplane.store import StoreError
 from controlplane.tasks import Background
 from execd.wire.messages import ENTRYPOINT_ID, ProcessExited
@@ -105,8 +114,8 @@ class Sandboxes:
         """Create a sandbox and return it running. Cancelled or failed, it leaves nothing behind.
 
         Raises:
-            InvalidRequest: the lifetime is too long, a host path is not allowed, there are no GPUs, or the entrypoint
-                cannot be executed.
+            InvalidRequest: the lifetime is too long, a host path or user namespaces are not allowed, there are no GPUs,
+                or the entrypoint cannot be executed.
             NotFound, Conflict: the snapshot does not exist, or is not ready.
             ImageMissing, VolumeRefused, StartFailed, RuntimeFailure, LinkLost: no container came up, or it died while
                 it was claimed.
@@ -117,6 +126,11 @@ class Sandboxes:
         lifetime = self._lifetime(request.timeout_s)
         if spec.gpus:
             await self._check_gpus()
+        if spec.user_namespaces and not self._settings.sandbox.allow_user_namespaces:
+            raise InvalidRequest(
+                f"extensions.{ISOLATION_KEY}: is not allowed here ([sandbox] allow_user_namespaces = false)",
+                code="sandbox.unsupported",
+            )
         try:
             warm = await self._take(request, self._template(spec))
             # Without a pause, so that nothing can happen to it before it is ours.
@@ -317,6 +331,7 @@ class Sandboxes:
             network=defaults.allow_network if request.network is None else request.network,
             volumes=tuple(map(self._allowed, request.volumes)),
             gpus=request.gpus,
+            user_namespaces=request.user_namespaces,
         )
 
     def _allowed(self, volume: Volume) -> Volume:
@@ -335,7 +350,7 @@ class Sandboxes:
     def _template(self, spec: SandboxSpec) -> Template:
         # Limits are bound at claim: a pooled container starts with those of the settings.
         template = template_for(self._settings, spec.image, spec.network)
-        return replace(template, volumes=spec.volumes, gpus=spec.gpus)
+        return replace(template, volumes=spec.volumes, gpus=spec.gpus, user_namespaces=spec.user_namespaces)
 
     def _lifetime(self, timeout_s: int | None) -> timedelta | None:
         longest = self._settings.sandbox.max_lifetime

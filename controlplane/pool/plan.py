@@ -23,6 +23,7 @@ class Template(msgspec.Struct, frozen=True):
     hardened: bool = False
     volumes: tuple[Volume, ...] = ()
     gpus: str = ""
+    user_namespaces: bool = False
 
 
 class Stock(msgspec.Struct, frozen=True):

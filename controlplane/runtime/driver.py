@@ -27,6 +27,7 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     hardened: bool = False  # read-only root, non-root user, tmpfs work directories
     volumes: tuple[Volume, ...] = ()
     gpus: str = ""  # how many, or "all"
+    user_namespaces: bool = False  # its processes may make some
 
 
 class ContainerState(enum.Enum):

@@ -1,7 +1,7 @@
 """What a sandbox's container may do and use: the engine's HostConfig, and every safety option in one place.
 
-Left as the engine has it, because it knows its kernel better than we do: the seccomp profile, the masked and the
-read-only paths of /proc and /sys, the AppArmor or SELinux profile, the device list.
+Left as the engine has it, because it knows its kernel better than we do: the masked and the read-only paths of /proc
+and /sys, the device list, and but for sandboxes that may make user namespaces the seccomp and the AppArmor profile.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from controlplane.runtime import seccomp
 from controlplane.runtime.driver import ContainerSpec
 from controlplane.sandbox import Limits
 
@@ -138,6 +139,10 @@ def _host_config(spec: ContainerSpec, mounts: list[dict[str, Any]], network: str
         "Init": False,  # execd reaps
         "AutoRemove": False,  # how it ended must be readable
     }
+    if spec.user_namespaces:
+        config["CapAdd"] += [] if spec.hardened else ["SETFCAP"]  # without which root cannot be root in one of them
+        # Engines' own profiles refuse the mounts that namespaces are for.
+        config["SecurityOpt"] += [f"seccomp={seccomp.profile()}", "apparmor=unconfined"]
     if spec.gpus:
         count = {"Count": -1} if spec.gpus == "all" else {"Count": int(spec.gpus)}
         config["DeviceRequests"] = [{"Driver": "", **count, "Capabilities": [["gpu"]]}]

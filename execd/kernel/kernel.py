@@ -210,7 +210,7 @@ class Kernel:
                         raise _Gone(f"its runner does not speak protocol {PROTOCOL}")
         except TimeoutError:
             raise _Gone(f"it had not started after {START_S:.0f} s") from None
-        self._usage = Usage(self._runner.pid)
+        self._usage = Usage(self._runner.code_pid)
         if not self.started.done():
             self.started.set_result(None)
 
@@ -342,7 +342,9 @@ class Kernel:
             runner.close()
         self._on_gone(self)
         if not self.started.done():
-            self.started.set_exception(ExecdError("context.start_failed", f"{self.manifest.language}: {self.gone}"))
+            said = self._kept[Output.STDERR].decode(errors="replace").strip().rpartition("\n")[2]
+            problem = f"{self.manifest.language}: {self.gone}" + (f": {said}" if said else "")
+            self.started.set_exception(ExecdError("context.start_failed", problem[:MAX_REASON]))
         for waiting in self._queue:
             if isinstance(waiting, Question):
                 waiting.fail(self._not_found(self.gone))

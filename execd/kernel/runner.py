@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from execd.environment import Launch
@@ -62,6 +63,14 @@ class Endpoints(NamedTuple):
             os.close(fd)
 
 
+class Program(NamedTuple):
+    """What is executed to be a runner."""
+
+    argv: Sequence[str]
+    launch: Launch
+    fds: tuple[int, ...]  # that it inherits
+
+
 class Runner:
     """A process that leads its own session and process group. Owns the descriptors until `close()`."""
 
@@ -108,6 +117,11 @@ class Runner:
             self._forget(fd)
         return output, data
 
+    @property
+    def code_pid(self) -> int:
+        """The process that runs the code."""
+        return self.pid
+
     def signal_group(self, number: int) -> None:
         """Send a signal to the process group; nothing when its leader has ended."""
         if self.pid > 1 and not self.ended.done():
@@ -150,8 +164,18 @@ def join() -> tuple[Runner, Endpoints]:
     return Runner(Channel(ours), stdout, stderr), Endpoints(theirs, stdin, stdout_end, stderr_end)
 
 
-def execute(manifest: Manifest, launch: Launch, reaper: Reaper) -> Runner:
+def execute(
+    manifest: Manifest,
+    launch: Launch,
+    reaper: Reaper,
+    wrap: Callable[[Program], Program] | None = None,
+    kind: type[Runner] = Runner,
+) -> Runner:
     """Start a runner as a program of its own.
+
+    Args:
+        wrap: Returns what is executed in its place, and brings it about.
+        kind: How that is held.
 
     Raises:
         ExecdError: `context.start_failed`.
@@ -161,13 +185,16 @@ def execute(manifest: Manifest, launch: Launch, reaper: Reaper) -> Runner:
     fd = theirs.fileno()
     variables = {CHANNEL_VARIABLE: str(fd), PRELOAD_VARIABLE: " ".join(manifest.preload)}
     try:
-        child = spawn(manifest.command, with_variables(launch, manifest, variables), pass_fds=[fd])
+        program = Program(manifest.command, with_variables(launch, manifest, variables), (fd,))
+        if wrap is not None:
+            program = wrap(program)
+        child = spawn(program.argv, program.launch, pass_fds=program.fds)
     except ExecdError as error:
         ours.close()
         raise ExecdError("context.start_failed", f"{manifest.language}: {error.message}") from error
     finally:
         theirs.close()
-    runner = Runner(Channel(ours), child.stdout, child.stderr)
+    runner = kind(Channel(ours), child.stdout, child.stderr)
     adopt(runner, child.pid, reaper)
     return runner
 

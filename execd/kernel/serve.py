@@ -7,11 +7,11 @@ import asyncio
 from execd.dispatch import Handler
 from execd.environment import Environment
 from execd.errors import ExecdError
+from execd.kernel.builtin import BASH
 from execd.kernel.channel import Completion, Inspection
 from execd.kernel.kernel import Kernel
 from execd.kernel.manifest import load
 from execd.kernel.question import expect
-from execd.kernel.session import BASH
 from execd.kernel.table import ContextTable
 from execd.process.reap import Reaper
 from execd.wire.aio import Stream

@@ -16,6 +16,7 @@ from execd.kernel.question import expect
 from execd.kernel.runner import Runner, adopt, join
 from execd.kernel.supply import Supply
 from execd.process.limits import Limits
+from execd.process.parents import parent_of
 from execd.process.reap import Reaper
 
 MAX_CONTEXTS = 64  # unless the claim says otherwise
@@ -168,10 +169,5 @@ async def _copy(source: Kernel, reaper: Reaper) -> Runner:
 
 def _check_ours(pid: int, source: Kernel) -> None:
     """A copy is an orphan of the runner's, so a child of ours; else the runner named somebody else's process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            parent = int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        parent = 0
-    if parent != os.getpid():
+    if parent_of(pid) != os.getpid():
         raise ExecdError("context.start_failed", f"process {pid} is no copy of context {source.id}")

@@ -23,6 +23,7 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     directory.make     done                                                            END
     directory.remove   done                                                            END
     file.as            as the request in it: (file.info | file.replaced | done | data(STDOUT))*  END
+    file.in            as the request in it: (file.info | file.replaced | done | data(STDOUT))*  END
     context.open       context.state                                                   END
     context.prepare    done                                                            END
     context.list       context.state*                                                  END
@@ -37,8 +38,11 @@ bound, because sixteen megabytes of empty strings are a hundred in memory.
     context.run        (data | context.result | context.error | context.prompt)*, context.done  END
     session.open       done                                                            END
     session.run        done, (data | context.error)*, context.done                     END
+    session.list       session.state*                                                  END
+    session.job        job.state, data(STDOUT)*                                END
     session.interrupt  done                                                            END
     session.close      done                                                            END
+    isolation.read     isolation.state                                                 END
     pty.open           done                                                            END
     pty.attach         pty.state, data(STDOUT, STDERR)*, process.exited; data(INPUT)* to it  END
     pty.resize         done                                                            END
@@ -338,6 +342,13 @@ class FileAs(Struct, tag="file.as", frozen=True):
     gid: int | None = None
 
 
+class FileIn(Struct, tag="file.in", frozen=True):
+    """Do one of the file requests inside of an isolated session: with its view of the files, and its rights."""
+
+    session: str
+    request: FileRequest
+
+
 # -- contexts ----------------------------------------
 
 
@@ -505,11 +516,42 @@ class ContextDone(Struct, tag="context.done", frozen=True):
 # -- sessions ----------------------------------------
 
 
+class IsolationMount(Struct, frozen=True):
+    """A directory of the sandbox, at the same path in the session."""
+
+    path: str  # absolute
+    mode: str  # rw: as it is; ro: read-only; overlay: what the session writes is seen by it alone, and ends with it
+
+
+class IsolationBind(Struct, frozen=True):
+    """A file or directory of the sandbox, at another path in the session."""
+
+    source: str  # both absolute
+    target: str
+    read_only: bool
+
+
+class Isolation(Struct, frozen=True):
+    """What a session in namespaces of its own sees and may do. All that is not named here it sees read-only."""
+
+    mounts: Annotated[tuple[IsolationMount, ...], msgspec.Meta(min_length=1, max_length=16)]  # it begins in the first
+    binds: Annotated[tuple[IsolationBind, ...], msgspec.Meta(max_length=128)] = ()
+    network: bool = True  # that of the sandbox; else only a loopback of its own
+    env_only: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] | None = None  # variables it gets; None: all,
+    env_without: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()  # but these
+    uid: int | None = None  # it runs as this user
+    gid: int | None = None
+    only_called: bool = False  # these numbers are what it sees; to the sandbox it stays what execd is
+    idle_s: int = 0  # it is closed when nothing has run in it for so long; 0: never
+
+
 class SessionOpen(Struct, tag="session.open", frozen=True):
     """Start a session: a live bash."""
 
     id: str  # made by the control plane, unique among the sandbox's sessions
-    cwd: str = ""  # "" is the sandbox's; `~` and `$NAME` are expanded
+    cwd: str = ""  # "" is the sandbox's; `~` and `$NAME` are expanded; of no meaning with isolation
+    isolation: Isolation | None = None  # in namespaces of its own; when its shell ends, the session is dead
+    memo: str = ""  # given back in session.state
 
 
 class SessionRun(Struct, tag="session.run", frozen=True):
@@ -522,6 +564,44 @@ class SessionRun(Struct, tag="session.run", frozen=True):
     code: str
     cwd: str = ""  # go there first, and stay; "" is where the last run went
     timeout_s: float | None = None
+    env: dict[str, str] = {}  # exported into the shell first
+    job: str = ""  # an id: run it in the background of an isolated session; this run ends when that has begun
+
+
+class SessionList(Struct, tag="session.list", frozen=True):
+    """List isolated sessions: all, or the one with this id (session.not_found when there is none)."""
+
+    id: str = ""
+
+
+class SessionState(Struct, tag="session.state", frozen=True):
+    """One isolated session."""
+
+    id: str
+    alive: bool  # its shell is
+    created_at: float  # Unix time, s
+    last_run_at: float  # created_at before there was one
+    idle_left_s: int | None  # None: it is never closed for being idle
+    memo: Annotated[str, msgspec.Meta(max_length=100_000)] = ""
+
+
+class SessionJob(Struct, tag="session.job", frozen=True):
+    """Describe a background job of an isolated session, and read what it has printed since `offset`, if that is set."""
+
+    id: str
+    job: str
+    offset: int | None = None
+
+
+class JobState(Struct, tag="job.state", frozen=True):
+    """One background job."""
+
+    job: str
+    started_at: float  # Unix time, s
+    finished_at: float | None  # None: it goes on
+    exit_code: int | None  # None: it goes on, or its session ended first
+    error: str = ""  # why it ended without an exit code
+    output_bytes: int = 0  # so far
 
 
 class SessionInterrupt(Struct, tag="session.interrupt", frozen=True):
@@ -534,6 +614,21 @@ class SessionClose(Struct, tag="session.close", frozen=True):
     """End a session with all it runs."""
 
     id: str
+
+
+class IsolationRead(Struct, tag="isolation.read", frozen=True):
+    """Try whether sessions can be isolated here."""
+
+
+class IsolationState(Struct, tag="isolation.state", frozen=True):
+    """What was found."""
+
+    available: bool
+    message: str = ""  # why not
+    version: str = ""  # of bubblewrap
+    is_init: bool = False  # execd is process 1: the kernel keeps signals of the sandbox's processes from it
+    seccomp: bool = False  # the kernel filters the sandbox's system calls
+    capped: bool = False  # there are capabilities that no process of the sandbox can get
 
 
 # -- terminals ----------------------------------------
@@ -652,6 +747,7 @@ Request = (
     | DirectoryMake
     | DirectoryRemove
     | FileAs
+    | FileIn
     | ContextOpen
     | ContextPrepare
     | ContextList
@@ -666,8 +762,11 @@ Request = (
     | ContextRun
     | SessionOpen
     | SessionRun
+    | SessionList
+    | SessionJob
     | SessionInterrupt
     | SessionClose
+    | IsolationRead
     | PtyOpen
     | PtyAttach
     | PtyResize
@@ -692,6 +791,9 @@ Reply = (
     | ContextError
     | ContextPrompt
     | ContextDone
+    | SessionState
+    | JobState
+    | IsolationState
     | PtyState
     | Metrics
     | Done

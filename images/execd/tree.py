@@ -21,6 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 STDLIB = Path(os.__file__).parent
 PYTHON = Path(sys.executable).resolve()
+BUBBLEWRAP = Path("/usr/bin/bwrap")  # for isolated sessions
 
 # Never in the tree: they need libraries outside it, or nothing but size comes with them.
 LEFT_OUT = ("_hashlib", "_ssl", "_bz2", "_lzma", "_uuid", "bz2", "lzma", "_decimal")
@@ -148,10 +149,11 @@ def copy_modules(modules: dict[str, str], packages: Path, target: Path) -> None:
 
 def copy_binaries(target: Path) -> None:
     (target / "bin").mkdir(parents=True)
-    interpreter = target / "bin" / "python3"
+    interpreter, bubblewrap = programs = target / "bin" / "python3", target / "bin" / BUBBLEWRAP.name
     shutil.copy(PYTHON, interpreter)
+    shutil.copy(BUBBLEWRAP, bubblewrap)
     extensions = list(target.rglob("*.so"))
-    libraries = {path for binary in (interpreter, *extensions) for path in needed(binary)}
+    libraries = {path for binary in (*programs, *extensions) for path in needed(binary)}
     # pthread_exit loads this one by name, at the end of a thread.
     libraries |= {path for path in needed(PYTHON) for path in path.parent.glob("libgcc_s.so.1")}
     loader = Path(subprocess.check_output(["patchelf", "--print-interpreter", interpreter], text=True).strip())
@@ -161,8 +163,10 @@ def copy_binaries(target: Path) -> None:
         copy.chmod(0o755)
         relocate(copy)
     # RPATH, not RUNPATH: only that one is inherited by what the interpreter loads later, and beats LD_LIBRARY_PATH.
-    run("patchelf", "--set-interpreter", target / "lib" / loader.name, interpreter)
-    run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", interpreter)
+    for program in programs:
+        run("patchelf", "--set-interpreter", target / "lib" / loader.name, program)
+        run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", program)
+    run(bubblewrap, "--version")
     for extension in extensions:
         inside = os.path.relpath(target / "lib", extension.parent)
         run("patchelf", "--force-rpath", "--set-rpath", f"$ORIGIN/{inside}", extension)

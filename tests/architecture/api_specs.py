@@ -17,7 +17,7 @@ import msgspec
 import prometheus_client
 from starlette.routing import BaseRoute, Mount, Route
 
-from controlplane.api import diagnostics, execute, schema, snapshots, stream_messages, tickets
+from controlplane.api import diagnostics, execute, isolation, schema, snapshots, stream_messages, tickets
 from controlplane.api.app import ApiSettings, Kept, make_app
 from controlplane.api.lifecycle import EGRESS_PORT, EXECD_PORT
 from controlplane.api.problems import DOCUMENTED
@@ -130,6 +130,15 @@ SHAPES: dict[str, Shape] = {
     "metrics.read": Shape(200, ANYTHING),
     "metrics.watch": Shape(200, EVENTS),
     "isolation.read": Shape(200, CAPABILITIES),
+    "isolation.create": Shape(201, isolation.IsolatedSessionView, isolation.CreateIsolatedSession),
+    "isolation.list": Shape(200, isolation.IsolatedSessionList),
+    "isolation.get": Shape(200, isolation.IsolatedSessionView),
+    "isolation.delete": Shape(200),
+    "isolation.run": Shape(200, EVENTS, isolation.IsolatedRun, more=((202, isolation.BackgroundRun),)),
+    "isolation.status": Shape(200, isolation.BackgroundRunStatus),
+    "isolation.logs": Shape(200, TEXT, query=(("cursor", COUNT, False),)),
+    "isolation.diff": Shape(0),  # always refused
+    "isolation.commit": Shape(0),
     "ping": Shape(200),
 }
 # Headers that an operation looks at, beside those of authentication.
@@ -154,6 +163,7 @@ STATUS_TEXT = {
     429: "no room now; Retry-After says when",
     500: "the server or the engine failed",
     501: "not supported",
+    503: "it is not to be had here",
     502: "the sandbox's agent, or the service in it, cannot be reached",
     504: "no answer in time",
 }

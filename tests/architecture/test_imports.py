@@ -24,6 +24,10 @@ ARROWS: dict[str, set[str]] = {
     "execd.dispatch": {"execd.errors", "execd.wire"},
     "execd.process": {"execd.dispatch", "execd.environment", "execd.errors", "execd.wire"},
     "execd.kernel": {"execd.dispatch", "execd.environment", "execd.errors", "execd.process", "execd.wire", "msgspec"},
+    "execd.isolation": {
+        *("execd.accounts", "execd.environment", "execd.errors", "execd.files", "execd.kernel", "execd.process"),
+        *("execd.shell", "execd.wire"),
+    },
     "execd.files": {"execd.accounts", "execd.dispatch", "execd.environment", "execd.errors", "execd.wire"},
     # The control plane, from the nouns up to HTTP. A new module beside these starts with no arrows at all.
     "controlplane": set(),
@@ -84,7 +88,7 @@ ARROWS: dict[str, set[str]] = {
 GUARDED = {
     "sqlite3": {"controlplane.store"},
     "ssl": set(),
-    "ctypes": set(),
+    "ctypes": {"execd.isolation.namespaces"},
     "argparse": {"controlplane.main"},
 }
 
@@ -93,6 +97,8 @@ LAZY = {
     ("controlplane.main", "_serve"): "each command loads only what it needs, so that --help and errors are quick",
     ("controlplane.main", "_doctor"): "the same",
     ("controlplane.main", "_images"): "the same",
+    ("execd.deputy", "main"): "ctypes, for processes that are not execd",
+    ("execd.main", "main"): "the same",
     ("execd.files.disk", "run"): "a thread pool costs memory in every sandbox, and most touch no file",
     ("execd.kernel.manifest", "_read"): "tomllib is large, and read only where a context is opened",
 }

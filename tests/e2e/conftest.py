@@ -18,6 +18,6 @@ def sdk() -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[LiveServer]:
-    """A server with a warm pool of two."""
-    with LiveServer(["--pool-size", "2"]) as live:
+    """A server with a warm pool of two, which lets sandboxes ask for all they can ask for."""
+    with LiveServer(["--pool-size", "2", "--allow-user-namespaces", "true"]) as live:
         yield live

@@ -142,6 +142,16 @@ def test_metadata_must_be_labels(metadata: dict[str, str]) -> None:
     assert caught.value.code == "sandbox.invalid_metadata"
 
 
+@pytest.mark.parametrize(("value", "is_asked"), [("enable", True), ("disable", False)])
+def test_user_namespaces_are_asked_for_by_an_extension(value: str, is_asked: bool) -> None:
+    """The one of the contract; any other value is a mistake."""
+    extensions = {"bootstrap.execd.isolation": value}
+    request = admitted(extensions=extensions)
+    assert (request.user_namespaces, request.extensions) == (is_asked, extensions)
+    with pytest.raises(InvalidRequest, match='must be "enable" or "disable"'):
+        admitted(extensions={"bootstrap.execd.isolation": "true"})
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -155,7 +165,7 @@ def test_metadata_must_be_labels(metadata: dict[str, str]) -> None:
         ({"networkPolicy": {"defaultAction": "allow"}}, "networkPolicy"),
         ({"networkPolicy": {"egress": [{"action": "allow", "target": "example.com"}]}}, "networkPolicy"),
         ({"extensions": {"poolRef": "p"}}, "extensions.poolRef"),
-        ({"extensions": {"bootstrap.execd.isolation": "enable"}}, "extensions.bootstrap"),
+        ({"extensions": {"bootstrap.execd.resume": "enable"}}, "extensions.bootstrap"),
     ],
 )
 def test_what_is_not_supported_is_said_and_never_ignored(changes: dict[str, Any], field: str) -> None:

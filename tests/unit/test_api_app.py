@@ -75,7 +75,7 @@ NOT_SERVED_YET = (
     ("GET", "templates/t", 501),
     ("GET", "pools", 501),
     ("PUT", "pools/p", 501),
-    ("POST", "sandboxes/x/proxy/44772/v1/isolated/session", 503),
+    ("GET", "sandboxes/x/proxy/44772/v1/isolated/session/y/diff", 503),
     ("PATCH", "sandboxes/x/proxy/18080/policy", 400),
     ("GET", "sandboxes/x/proxy/18080/credential-vault", 404),
     ("POST", "sandboxes/x/proxy/18080/credential-vault", 400),

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from controlplane.runtime import hardening, labels
 from controlplane.runtime.driver import ContainerSpec
 from controlplane.runtime.hardening import ExecdVolume
+from controlplane.runtime.seccomp import profile
 from controlplane.sandbox import Limits
 
 EXECD = ExecdVolume("execd-volume", "/volumes/execd-volume")
@@ -113,6 +114,16 @@ def test_hardened() -> None:
     assert set(host["Tmpfs"]) == {"/tmp", "/var/tmp", "/workspace"}
     for options in host["Tmpfs"].values():
         assert {"exec", "nosuid", "nodev", f"size={1 << 29}"} <= set(options.split(","))
+
+
+def test_user_namespaces() -> None:
+    """The one capability that root needs to be root in one, and profiles that let it; nothing is unmasked."""
+    host = host_config_of(replace(SPEC, user_namespaces=True))
+
+    assert set(host["CapAdd"]) - set(host_config_of(SPEC)["CapAdd"]) == {"SETFCAP"}
+    assert host["SecurityOpt"] == ["no-new-privileges", f"seccomp={profile()}", "apparmor=unconfined"]
+    assert not {"MaskedPaths", "ReadonlyPaths", "Devices", "Sysctls"} & set(host)
+    assert host_config_of(replace(SPEC, user_namespaces=True, hardened=True))["CapAdd"] == []
 
 
 def test_runtime_by_name() -> None:

@@ -102,6 +102,17 @@ async def test_an_image_that_is_not_pooled_is_started_for_it(plane: ControlPlane
     assert plane.deadlines.next_due() is None
 
 
+async def test_user_namespaces_are_for_whom_the_settings_allow_them(home: Home) -> None:
+    """And no warm container has them: who asks takes the cold road."""
+    async with home.run() as plane:
+        with pytest.raises(InvalidRequest, match="allow_user_namespaces"):
+            await plane.sandboxes.create(a_request(user_namespaces=True))
+    async with home.run(allow_user_namespaces=True) as plane:
+        warm = plane.pool.warm_ids()
+        assert (await plane.sandboxes.create(a_request(user_namespaces=True))).id not in warm
+        assert (await plane.sandboxes.create(a_request())).id in warm
+
+
 async def test_other_limits_are_set_at_the_claim(engine: AgentEngine, plane: ControlPlane) -> None:
     """On the warm container; those of the settings are there already."""
     limits = Limits(cpus=0.5, memory_bytes=64 << 20, pids=32)

@@ -7,7 +7,7 @@ import sys
 from tests.e2e.clients import ALL, make, missing, table
 from tests.live_server import LiveServer
 
-with LiveServer(["--pool-size", "2"]) as live:
+with LiveServer(["--pool-size", "2", "--allow-user-namespaces", "true"]) as live:
     found = {}
     for each in ALL:
         print(each.name, file=sys.stderr)

@@ -106,7 +106,10 @@ if (way === "direct") {
 await go("Sandbox.getEgressPolicy", () => sandbox.getEgressPolicy(), (policy) => policy.defaultAction === "deny");
 await go("Sandbox.patchEgressRules", () => sandbox.patchEgressRules([{ action: "allow", target: "example.com" }]));
 await go("Sandbox.deleteEgressRules", () => sandbox.deleteEgressRules(["example.com"]));
-await go("isolation.capabilities", () => sandbox.isolation.capabilities(), (found) => found.available === false);
+const nested = await Sandbox.create({ connectionConfig, image: "sandlot/python", extensions: { "bootstrap.execd.isolation": "enable" } });
+await go("isolation.capabilities", () => nested.isolation.capabilities(), (found) => found.available === true && found.isolator === "bubblewrap");
+await nested.kill();
+await nested.close();
 
 // -- managing
 const manager = await go("SandboxManager.create", () => SandboxManager.create({ connectionConfig }));

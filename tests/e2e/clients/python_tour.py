@@ -30,7 +30,7 @@ from opensandbox.models.filesystem import (
     SetPermissionEntry,
     WriteEntry,
 )
-from opensandbox.models.isolated import CreateIsolatedSessionRequest, IsolatedWorkspaceSpec
+from opensandbox.models.isolated import CreateIsolatedSessionRequest, IsolatedRunOpts, IsolatedWorkspaceSpec
 from opensandbox.models.sandboxes import NetworkRule, SandboxFilter, SnapshotFilter
 from opensandbox.models.templates import CreateTemplateRequest, TemplateFilter
 
@@ -84,7 +84,7 @@ async def tour():
     await files(sandbox)
     await about(sandbox)
     await codes(sandbox)
-    await isolation(sandbox)
+    await isolation(config)
     await egress(sandbox)
     await managing(sandbox, config)
     await ending(sandbox, config)
@@ -266,27 +266,44 @@ async def codes(sandbox):
     await do(f"CodeInterpreter.{close}", getattr(await wait(CodeInterpreter.create(sandbox)), close))
 
 
-async def isolation(sandbox):
+async def isolation(config):
+    sandbox = await wait(
+        Sandbox.create(COLD, extensions={"bootstrap.execd.isolation": "enable"}, connection_config=config)
+    )
+    await wait(sandbox.commands.run("mkdir /ws; echo low > /ws/file"))
     service = sandbox.isolation
-    await do("isolation.capabilities", service.capabilities, expect=lambda found: found.available is False)
-    request = CreateIsolatedSessionRequest(workspace=IsolatedWorkspaceSpec(path="/tmp"))
-    await do("isolation.create", service.create, request)
-    await do("isolation.list", service.list)
-    await do("isolation.attach", service.attach, "00000000-0000-0000-0000-000000000000")
-    await do("isolation.run_once", service.run_once, "true", workspace="/tmp")
-    try:
-        manager = service.session(request)
-        if IS_SYNC:
-            with manager:
-                pass
-        else:
-            async with manager:
-                pass
-        results["isolation.session"] = "ok"
-    except SandboxApiException as error:
-        results["isolation.session"] = f"refused: {error.status_code} {error.error.code}"
-    for method in ("delete", "get", "run", "run_background", "run_logs", "run_status"):
-        results[f"isolation session.{method}"] = "no session to call it on"
+    await do("isolation.capabilities", service.capabilities, expect=lambda found: found.available)
+    request = CreateIsolatedSessionRequest(workspace=IsolatedWorkspaceSpec(path="/ws", mode="overlay"))
+    session = await do("isolation.create", service.create, request, expect=lambda one: one.info.profile == "strict")
+    opts = IsolatedRunOpts(envs={"A": "it's"}, timeout_seconds=20)
+    code = "echo $A; cat file; echo mine > file; B=1"
+    await do("isolation session.run", session.run, code, opts=opts, expect=lambda e: said(e) == "it's\nlow\n")
+    behind = await do("isolation session.run_background", session.run_background, "echo $A $B; exit 3")
+    status = await until(lambda: session.run_status(behind.run_id), lambda status: not status.running)
+    assert status.exit_code == 3
+    await do("isolation session.run_status", session.run_status, behind.run_id, expect=lambda found: found.finished_at)
+    await do("isolation session.run_logs", session.run_logs, behind.run_id, expect=lambda log: log.text == "it's 1\n")
+    await do("isolation session.get", session.get, expect=lambda state: state.status == "active")
+    await do(
+        "isolation.list", service.list, expect=lambda found: [one.session_id for one in found] == [session.session_id]
+    )
+    again = await do(
+        "isolation.attach", service.attach, session.session_id, expect=lambda one: one.info.share_net is False
+    )
+    assert await wait(again.files.read_file("/ws/file")) == "mine\n"
+    assert await wait(sandbox.files.read_file("/ws/file")) == "low\n"
+    await do("isolation session.delete", again.delete, expect=lambda _: True)
+    await do("isolation.run_once", service.run_once, "cat file", workspace="/ws", expect=lambda e: said(e) == "low\n")
+    manager = service.session(request)
+    if IS_SYNC:
+        with manager as inner:
+            assert said(inner.run("pwd")) == "/ws\n"
+    else:
+        async with manager as inner:
+            assert said(await inner.run("pwd")) == "/ws\n"
+    results["isolation.session"] = "ok"
+    assert await wait(service.list()) == []
+    await wait(sandbox.kill())
 
 
 async def egress(sandbox):

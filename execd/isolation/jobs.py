@@ -1,0 +1,126 @@
+"""Background jobs of a session: what its shell starts with `&`, which writes down what it prints and how it ended.
+
+That is in files of a directory that the session's user owns. It may spoil them, and nobody else's with that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping
+
+from execd.accounts import read_regular
+from execd.environment import Identity
+from execd.errors import ExecdError
+from execd.files.disk import Disk
+from execd.files.tree import remove
+from execd.isolation.bubblewrap import JOBS
+from execd.shell import exports, quoted
+from execd.wire.messages import JobState
+
+log = logging.getLogger("execd")
+
+PARENT = "/tmp"  # noqa: S108  # the one directory that is writable in every sandbox; nobody can guess a session's id
+MAX_JOBS = 256
+MAX_READ_BYTES = 16 << 20  # of what a job has printed, at once
+CHUNK_BYTES = 64 * 1024
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Jobs:
+    """Those of one session, and its directory for them."""
+
+    def __init__(self, session_id: str, identity: Identity | None) -> None:
+        """*identity* is whose the directory is; None: execd's own."""
+        self._identity = identity
+        self._owners = frozenset((identity.uid if identity else os.geteuid(),))
+        self._begun: dict[str, float] = {}
+        self.directory = f"{PARENT}/.sandlot-session-{session_id}"
+
+    def prepare(self) -> None:
+        """Make the directory. Raises OSError."""
+        os.mkdir(self.directory, 0o700)
+        if self._identity is not None:
+            os.chown(self.directory, self._identity.uid, self._identity.gid)
+
+    def begin(self, job: str, code: str, env: Mapping[str, str]) -> str:
+        """Return what the session's shell has to run, so that *code* runs in its background.
+
+        Raises:
+            ExecdError: `request.invalid`.
+        """
+        if not _ID.fullmatch(job) or job in self._begun:
+            raise ExecdError("request.invalid", f"{job[:80]!r} cannot be the id of another job")
+        if len(self._begun) >= MAX_JOBS:
+            raise ExecdError("request.invalid", f"a session can have {MAX_JOBS} background jobs in all")
+        self._begun[job] = time.time()
+        path = f"{JOBS}/{job}"
+        inner = f"(\n{exports(env)}eval {quoted(code)}\n) >{path}.log 2>&1"
+        return f'{{\n{inner}\necho "$?" >{path}.exit\n}} </dev/null >/dev/null 2>&1 &'
+
+    def state(self, job: str, ended_at: float | None) -> JobState:
+        """Describe one. *ended_at* is when the session did.
+
+        Raises:
+            ExecdError: `session.no_job`.
+        """
+        if job not in self._begun:
+            raise ExecdError("session.no_job", f"no background run {job[:80]} in this session")
+        begun, path = self._begun[job], f"{self.directory}/{job}"
+        size = _size(f"{path}.log")
+        text = read_regular(f"{path}.exit", self._owners).strip()
+        if text.isdecimal():
+            return JobState(job, begun, _changed_at(f"{path}.exit", begun), int(text[:3]), "", size)
+        if ended_at is not None:
+            return JobState(job, begun, ended_at, None, "its session ended first", size)
+        return JobState(job, begun, None, None, "", size)
+
+    def is_running(self, ended_at: float | None) -> bool:
+        """Whether any of them is."""
+        return any(self.state(job, ended_at).finished_at is None for job in self._begun)
+
+    def read(self, job: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield what it has printed between two offsets, MAX_READ_BYTES at most. What cannot be read is nothing."""
+        try:
+            fd = os.open(f"{self.directory}/{job}.log", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return
+            end = min(end, start + MAX_READ_BYTES)
+            while start < end and (data := os.pread(fd, min(CHUNK_BYTES, end - start), start)):
+                yield data
+                start += len(data)
+        finally:
+            os.close(fd)
+
+    async def remove(self, disk: Disk) -> None:
+        """Remove the directory, as far as that goes."""
+        parent = os.open(PARENT, os.O_DIRECTORY)
+        try:
+            await disk.finish(remove(parent, os.path.basename(self.directory)))
+        except FileNotFoundError:
+            pass  # it was not made
+        except OSError as error:
+            log.warning("%s: %s", self.directory, error.strerror)
+        finally:
+            os.close(parent)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
+
+
+def _changed_at(path: str, default: float) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return default

@@ -1,0 +1,61 @@
+"""What runs between execd and a session, in a process of its own: make overlays, or enter a session."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NoReturn
+
+from execd.isolation import namespaces
+from execd.isolation.bubblewrap import SCRATCH, merged
+
+
+def enter_overlays(arguments: list[str]) -> NoReturn:
+    """Be a program with overlays of some directories: DIRECTORY… -- PROGRAM ARGUMENT….
+
+    What is written goes to memory of the sandbox's.
+
+    Raises:
+        SystemExit: with what went wrong.
+    """
+    cut = arguments.index("--")
+    directories, program = arguments[:cut], arguments[cut + 1 :]
+    try:
+        namespaces.unshare(namespaces.NEW_USER | namespaces.NEW_MOUNT)
+        namespaces.map_ourselves()
+        namespaces.mount("tmpfs", SCRATCH, "tmpfs", options="mode=0755")
+        for index, directory in enumerate(directories):
+            _overlay(index, directory)
+    except OSError as error:
+        raise SystemExit(f"no overlay can be made: {error.strerror}") from error
+    os.execv(program[0], program)  # noqa: S606
+
+
+def _overlay(index: int, directory: str) -> None:
+    places = {name: f"{SCRATCH}/{index}/{name}" for name in ("lower", "upper", "work")} | {"merged": merged(index)}
+    for place in places.values():
+        os.makedirs(place)
+    os.chmod(places["upper"], stat.S_IMODE(os.stat(directory).st_mode))
+    # By a path without the characters that mean something in the options of a mount.
+    namespaces.mount(directory, places["lower"], flags=namespaces.MS_BIND | namespaces.MS_REC)
+    options = f"lowerdir={places['lower']},upperdir={places['upper']},workdir={places['work']},userxattr"
+    try:
+        namespaces.mount("overlay", places["merged"], "overlay", options=options)
+    except OSError as error:
+        why = "; a directory in which others are mounted cannot be one" if error.errno == errno.EINVAL else ""
+        raise OSError(error.errno, f"{directory}: {os.strerror(error.errno or 0)}{why}") from error
+
+
+def go_inside(pid: int) -> int | None:
+    """Enter the namespaces of a session's process, as one of its processes, with no more rights than they have.
+
+    Returns None in a child that is inside, and elsewhere its exit status, once it has one.
+    """
+    namespaces.join(pid)
+    namespaces.give_up_capabilities()
+    child = os.fork()
+    if not child:
+        return None
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF

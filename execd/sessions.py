@@ -1,0 +1,140 @@
+"""Sessions: live bash that clients know as such, the same runner as a bash context, under ids of their own. When its
+shell ends (`exit`), the session stays, and its next run begins in a new one; an isolated one is dead then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from execd.dispatch import Handler
+from execd.environment import Environment
+from execd.errors import ExecdError
+from execd.isolation.ability import isolation_state
+from execd.isolation.sessions import IsolatedSessions
+from execd.kernel.builtin import BASH
+from execd.kernel.kernel import Kernel
+from execd.kernel.manifest import Languages
+from execd.kernel.table import ContextTable
+from execd.process.reap import Reaper
+from execd.shell import exports, quoted
+from execd.wire.aio import Stream
+from execd.wire.frames import Channel as Output
+from execd.wire.messages import (
+    Done,
+    IsolationRead,
+    Request,
+    SessionClose,
+    SessionInterrupt,
+    SessionJob,
+    SessionList,
+    SessionOpen,
+    SessionRun,
+)
+
+
+class Sessions:
+    """Serves sessions. Make it in the event loop."""
+
+    def __init__(self, reaper: Reaper, environment: Environment, command: Sequence[str]) -> None:
+        """*command* is what starts execd."""
+        self.table = ContextTable(reaper, environment, Languages({BASH.language: BASH}, {}))
+        self.isolated = IsolatedSessions(reaper, environment, BASH, command)
+        self._reaper = reaper
+        self._directories: dict[str, str] = {}  # of each session, as it was asked for
+
+    def handlers(self) -> dict[type[Request], Handler]:
+        """For the dispatcher."""
+        return {
+            SessionOpen: self._open,
+            SessionRun: self._run,
+            SessionInterrupt: self._interrupt,
+            SessionClose: self._close,
+            SessionList: self._list,
+            SessionJob: self._describe_job,
+            IsolationRead: self._read_isolation,
+        }
+
+    async def shutdown(self) -> None:
+        """End all sessions."""
+        await asyncio.gather(self.table.shutdown(), self.isolated.shutdown())
+
+    async def _open(self, stream: Stream, request: SessionOpen) -> None:
+        if request.isolation is not None:
+            await self.isolated.open(request.id, request.isolation, request.memo)
+        else:
+            await self._start(request.id, request.cwd)
+            self._directories[request.id] = request.cwd
+        await stream.send(Done())
+
+    async def _run(self, stream: Stream, request: SessionRun) -> None:
+        if request.timeout_s is not None and not request.timeout_s > 0:
+            raise ExecdError("request.invalid", f"a timeout of {request.timeout_s} s")
+        code = request.code
+        if request.cwd:
+            code = f"cd -- {quoted(request.cwd)} && eval {quoted(code)}"
+        if request.id in self.isolated:
+            session = self.isolated.find(request.id)
+            kernel = session.kernel
+            session.touch()
+        elif request.job:
+            raise ExecdError("request.invalid", "only isolated sessions have background jobs")
+        else:
+            kernel = await self._shell(request.id)
+        code = session.jobs.begin(request.job, code, request.env) if request.job else exports(request.env) + code
+        await stream.send(Done())
+        await kernel.run(code, request.timeout_s, stream)
+
+    async def _interrupt(self, stream: Stream, request: SessionInterrupt) -> None:
+        if request.id in self.isolated:
+            self.isolated.find(request.id).kernel.interrupt()
+        else:
+            self._find(request.id)
+            self.table.find(request.id).interrupt()
+        await stream.send(Done())
+
+    async def _close(self, stream: Stream, request: SessionClose) -> None:
+        if request.id in self.isolated:
+            await self.isolated.close(request.id)
+        else:
+            self._find(request.id)
+            del self._directories[request.id]
+            await self.table.close([one for one in self.table.select() if one.id == request.id])
+        await stream.send(Done())
+
+    async def _list(self, stream: Stream, request: SessionList) -> None:
+        for session in self.isolated.select(request.id):
+            await stream.send(session.state)
+
+    async def _describe_job(self, stream: Stream, request: SessionJob) -> None:
+        session = self.isolated.find(request.id)
+        state = session.jobs.state(request.job, session.ended_at)
+        await stream.send(state)
+        if request.offset is not None:
+            for data in session.jobs.read(request.job, request.offset, state.output_bytes):
+                await stream.write(data, Output.STDOUT)
+
+    async def _read_isolation(self, stream: Stream, _: IsolationRead) -> None:
+        await stream.send(await isolation_state(self._reaper))
+
+    async def _shell(self, session_id: str) -> Kernel:
+        cwd = self._find(session_id)
+        try:
+            return self.table.find(session_id)
+        except ExecdError:
+            return await self._start(session_id, cwd)
+
+    def _find(self, session_id: str) -> str:
+        try:
+            return self._directories[session_id]
+        except KeyError:
+            raise ExecdError("session.not_found", f"session {session_id} does not exist") from None
+
+    async def _start(self, session_id: str, cwd: str) -> Kernel:
+        kernel = self.table.open(session_id, BASH.language, cwd)
+        try:
+            await asyncio.shield(kernel.started)
+        except BaseException:
+            await self.table.close([kernel])
+            raise
+        return kernel

@@ -75,8 +75,12 @@ class Lines:
         if "\r" in block:
             block = _RETURNS.sub("\r", block).replace("\r\n", "\n")
         if self._newline_may_follow:
+            if self._last == "\r":
+                block = block.removeprefix("\r")
+                if not block:
+                    return []  # the newline may still follow
             self._newline_may_follow = False
-            block = block.removeprefix("\r" if self._last == "\r" else "\n").removeprefix("\n")
+            block = block.removeprefix("\n")
         *lines, redrawn = block.split("\n")
         texts: list[str] = []
         at = 0

@@ -57,6 +57,7 @@ def cut(output: bytes, places: list[int]) -> list[bytes]:
         ([b"\n\na\n\n"], ["\n\na", "\n"]),
         ([b"windows\r\nline\r", b"\nends\r\n"], ["windows", "line\r", "ends"]),
         ([b"10%\r", b"20%\r", b"done\n"], ["10%\r", "20%\r", "done"]),
+        ([b"twice\r", b"\r", b"\nend\n"], ["twice\r", "end"]),
         ([b"begin\n", b"\r 1/2", b"\r 2/2\n"], ["begin", "\n\r", " 1/2\r 2/2"]),
         ([b"gr\xc3", b"\xbc\xc3", b"\x9fe\n"], ["grüße"]),
         ([b"bad \xff byte\n", b"cut \xe2\x82"], ["bad � byte", "cut �"]),
@@ -96,6 +97,7 @@ def test_an_endless_line_is_cut_and_its_newline_is_no_blank_line() -> None:
 
     assert [len(text) for text in texts] == [MAX_LINE_CHARS, 10, 10, 4]
     assert texts[-1] == "next"
+    assert texts_of(b"x" * (MAX_LINE_CHARS + 10), b"\n\nnext\n")[-1] == "\n\nnext"
 
 
 def test_a_long_line_that_ends_in_time_stays_whole() -> None:

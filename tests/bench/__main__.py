@@ -244,6 +244,23 @@ def languages(table: Table, server: LiveServer) -> None:
     server.request("DELETE", f"/v1/sandboxes/{sandbox}")
 
 
+def isolated(table: Table, rounds: int) -> None:
+    """Isolated sessions of one sandbox, and a run in each."""
+    with LiveServer(["--pool-size", "0", "--allow-user-namespaces", "true"]) as server:
+        asked = CREATE | {"extensions": {"bootstrap.execd.isolation": "enable"}}
+        at = f"/v1/sandboxes/{server.request('POST', '/v1/sandboxes', asked)['id']}/proxy/44772/v1/isolated/session"
+        for mode in ("rw", "overlay"):
+            opened, ran = [], []
+            for _ in range(rounds):
+                began = time.monotonic()
+                session = server.request("POST", at, {"workspace": {"path": "/srv", "mode": mode}})["session_id"]
+                opened.append((time.monotonic() - began) * 1000)
+                ran += http(server, 1, 20, "POST", f"{at}/{session}/run", {"code": "true"})["ms"]
+                server.request("DELETE", f"{at}/{session}")
+            table.add(f"isolated session, {mode}: created", opened)
+            table.add(f"isolated session, {mode}: run true", ran)
+
+
 def used_mb(server: LiveServer, at: str) -> float:
     """Memory that a sandbox uses, in MB."""
     return float(server.request("GET", f"{at}/metrics")["mem_used_mib"]) * 1.048576
@@ -295,6 +312,7 @@ def main() -> None:
         plain_http(table, server)
         languages(table, server)
         table.add("server, resident, after all this", [rss(server.pid)], unit="MB")
+    isolated(table, options.rounds)
     at_once(table, 10, 10, "≤ floor + 50")
     at_once(table, 5, 100, "100 of 100, ≥ 5 /s")
     for flag, name, target in (("false", "no network", "≤ 220"), ("true", "network", "≤ 350")):

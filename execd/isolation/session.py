@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from execd.process.limits import Limits
 from execd.process.parents import first_child_of
 from execd.process.reap import Reaper
 from execd.wire.messages import Isolation, SessionState
+
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how spaces and their like stand in mountinfo
 
 
 class IsolatedRunner(Runner):
@@ -210,10 +213,22 @@ class IsolatedSession:
         return self._kernel.state.busy or self.jobs.is_running(None)
 
 
+def first_mount_below(path: str) -> str:
+    """Return where in a directory something else is mounted; "" when nothing is."""
+    below = path.rstrip("/") + "/"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [_OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ", 5)[4]) for line in file]
+    return next((point for point in points if point.startswith(below) and point != path), "")
+
+
 def _check_paths(isolation: Isolation) -> None:
     for mount in isolation.mounts:
         if not os.path.isdir(mount.path):
             raise ExecdError("request.invalid", f"{mount.path}: there is no such directory in the sandbox")
+        if mount.mode == "overlay" and (inner := first_mount_below(mount.path)):
+            # The kernel lets nobody look behind it, as it would have to for the overlay.
+            problem = f"it cannot be an overlay: {inner} is mounted in it"
+            raise ExecdError("request.invalid", f"{mount.path}: {problem}")
     writable = [mount.path for mount in isolation.mounts if mount.mode != "ro"]
     for bind in isolation.binds:
         if not os.path.exists(bind.source):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import NoReturn
@@ -40,11 +39,7 @@ def _overlay(index: int, directory: str) -> None:
     # By a path without the characters that mean something in the options of a mount.
     namespaces.mount(directory, places["lower"], flags=namespaces.MS_BIND | namespaces.MS_REC)
     options = f"lowerdir={places['lower']},upperdir={places['upper']},workdir={places['work']},userxattr"
-    try:
-        namespaces.mount("overlay", places["merged"], "overlay", options=options)
-    except OSError as error:
-        why = "; a directory in which others are mounted cannot be one" if error.errno == errno.EINVAL else ""
-        raise OSError(error.errno, f"{directory}: {os.strerror(error.errno or 0)}{why}") from error
+    namespaces.mount("overlay", places["merged"], "overlay", options=options)
 
 
 def go_inside(pid: int) -> int | None:

@@ -272,7 +272,7 @@ def test_an_idle_session_ends(sandbox: Sandbox) -> None:
         ({"workspace": {"path": "/ws"}, "uid": -1}, 400, "uid"),
         ({"workspace": {"path": "/ws"}, "profile": "loose"}, 400, "profile"),
         ({"workspace": {"path": "/ws"}, "env_passthrough": {"mode": "all"}}, 400, "env_passthrough.mode"),
-        ({"workspace": {"path": "/", "mode": "overlay"}}, 503, "others are mounted"),
+        ({"workspace": {"path": "/", "mode": "overlay"}}, 400, "is mounted in it"),
     ],
 )
 def test_what_cannot_be_is_refused(sandbox: Sandbox, asked: dict[str, Any], status: int, words: str) -> None:

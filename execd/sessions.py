@@ -73,21 +73,23 @@ class Sessions:
         code = request.code
         if request.cwd:
             code = f"cd -- {quoted(request.cwd)} && eval {quoted(code)}"
-        if request.id in self.isolated:
-            session = self.isolated.find(request.id)
-            kernel = session.kernel
-            session.touch()
-        elif request.job:
-            raise ExecdError("request.invalid", "only isolated sessions have background jobs")
-        else:
+        if request.id not in self.isolated:
+            if request.job:
+                raise ExecdError("request.invalid", "only isolated sessions have background jobs")
             kernel = await self._shell(request.id)
+            code = exports(request.env) + code
+            await stream.send(Done())
+            await kernel.run(code, request.timeout_s, stream)
+            return
+        session = self.isolated.find(request.id)
+        session.check_alive()
         code = session.jobs.begin(request.job, code, request.env) if request.job else exports(request.env) + code
         await stream.send(Done())
-        await kernel.run(code, request.timeout_s, stream)
+        await session.run(code, request.timeout_s, stream)
 
     async def _interrupt(self, stream: Stream, request: SessionInterrupt) -> None:
         if request.id in self.isolated:
-            self.isolated.find(request.id).kernel.interrupt()
+            self.isolated.find(request.id).check_alive().interrupt()
         else:
             self._find(request.id)
             self.table.find(request.id).interrupt()

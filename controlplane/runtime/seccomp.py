@@ -24,9 +24,14 @@ _MACHINE = (
 _INSIDE = ("add_key", "bpf", "kcmp", "keyctl", "perf_event_open", "request_key", "userfaultfd")
 # The same, but programs ask whether they exist, and have another way when they do not. bubblewrap mounts with mount().
 _UNKNOWN = (
+    "clone3",  # its flags are out of reach; with clone() one sees which namespaces are asked for
     *("fsconfig", "fsmount", "fsopen", "fspick", "io_uring_enter", "io_uring_register", "io_uring_setup"),
     *("mount_setattr", "move_mount", "open_tree"),
 )
+
+# Nobody gets a control group namespace: in one of their own they could mount the control groups, whose files belong to
+# root, and lift the sandbox's limits.
+_NEW_CGROUP = 0x02000000
 
 _INET, _NETLINK, _INET6, _PACKET, _VSOCK = 2, 16, 10, 17, 40  # families of sockets
 _RAW, _TYPES = 3, 0xF  # the type, and the bits that are the type
@@ -47,6 +52,7 @@ def profile() -> str:
             "syscalls": [
                 _refuse(_MACHINE + _INSIDE, _EPERM),
                 _refuse(_UNKNOWN, _ENOSYS),
+                _refuse(("clone", "unshare"), _EPERM, _is(0, _NEW_CGROUP, _NEW_CGROUP)),
                 _refuse(("socket",), _EPERM, _is(0, _PACKET)),
                 _refuse(("socket",), _EPERM, _is(0, _VSOCK)),
                 *(_refuse(("socket",), _EPERM, _is(0, family), _is(1, _RAW, _TYPES)) for family in (_INET, _INET6)),

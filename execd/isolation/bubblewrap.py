@@ -10,7 +10,7 @@ from execd.wire.messages import Isolation
 
 # No fresh /proc: the kernel refuses one to whom the engine has hidden parts of the old one.
 NAMESPACES = (
-    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
     *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
 )
 OVERLAYS = "--overlays"  # has execd be the stage

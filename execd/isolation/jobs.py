@@ -79,9 +79,11 @@ class Jobs:
             return JobState(job, begun, ended_at, None, "its session ended first", size)
         return JobState(job, begun, None, None, "", size)
 
-    def is_running(self, ended_at: float | None) -> bool:
-        """Whether any of them is."""
-        return any(self.state(job, ended_at).finished_at is None for job in self._begun)
+    def busy_until(self) -> float:
+        """Return when the last of them ended; now while one runs, 0 when there was none. Unix time, s."""
+        now = time.time()
+        ends = (self.state(job, None).finished_at for job in self._begun)
+        return max((now if end is None else end for end in ends), default=0.0)
 
     def read(self, job: str, start: int, end: int) -> Iterator[bytes]:
         """Yield what it has printed between two offsets, MAX_READ_BYTES at most. What cannot be read is nothing."""

@@ -14,7 +14,7 @@ NEW_MOUNT = 0x00020000
 MS_BIND = 4096
 MS_REC = 16384
 
-_JOINED = ("pid", "net", "ipc", "uts", "cgroup", "mnt")  # that of processes takes effect in children
+_JOINED = ("pid", "net", "ipc", "uts", "mnt")  # that of processes takes effect in children
 _NS_GET_USERNS = 0xB701  # see ioctl_ns(2)
 _CAPABILITY_VERSION_3 = 0x20080522  # see capset(2)
 

@@ -25,6 +25,7 @@ from execd.kernel.runner import Program, Runner, execute
 from execd.process.limits import Limits
 from execd.process.parents import first_child_of
 from execd.process.reap import Reaper
+from execd.wire.aio import Stream
 from execd.wire.messages import Isolation, SessionState
 
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how spaces and their like stand in mountinfo
@@ -164,9 +165,8 @@ class IsolatedSession:
 
     # -- what is done in it
 
-    @property
-    def kernel(self) -> Kernel:
-        """Its shell. Raises ExecdError, `session.ended`."""
+    def check_alive(self) -> Kernel:
+        """Return its shell. Raises ExecdError, `session.ended`."""
         if self._kernel is None or self._ended_at is not None:
             why = self._kernel.gone if self._kernel else "it has not started"
             raise ExecdError("session.ended", f"isolated session {self.id} has ended: {why}")
@@ -177,13 +177,18 @@ class IsolatedSession:
         """When its shell did, if so. Unix time, s."""
         return self._ended_at
 
-    def touch(self) -> None:
-        """A run begins."""
-        self._last_run_at = self._used_at = time.time()
+    async def run(self, code: str, timeout_s: float | None, stream: Stream) -> None:
+        """Run code in its shell. As `Kernel.run`; raises ExecdError, `session.ended`."""
+        kernel = self.check_alive()
+        self._last_run_at = time.time()
+        try:
+            await kernel.run(code, timeout_s, stream)
+        finally:
+            self._used_at = time.time()
 
     def find_process(self) -> int:
         """Return a process that sees what it sees. Raises ExecdError, `session.ended`."""
-        pid = self._runner.code_pid if self._runner is not None and self.kernel else 0
+        pid = self._runner.code_pid if self.check_alive() and self._runner is not None else 0
         if not pid:
             raise ExecdError("session.ended", f"isolated session {self.id} has ended")
         return pid
@@ -203,14 +208,10 @@ class IsolatedSession:
     def _idle_left_s(self) -> int | None:
         if not self._isolation.idle_s:
             return None
-        if self._is_busy():
-            self._used_at = time.time()
-        return max(0, round(self._used_at + self._isolation.idle_s - time.time()))
-
-    def _is_busy(self) -> bool:
-        if self._kernel is None or self._ended_at is not None:
-            return False
-        return self._kernel.state.busy or self.jobs.is_running(None)
+        now, used_at = time.time(), self._used_at
+        if self._kernel is not None and self._ended_at is None:
+            used_at = now if self._kernel.state.busy else max(used_at, self.jobs.busy_until())
+        return max(0, round(used_at + self._isolation.idle_s - now))
 
 
 def first_mount_below(path: str) -> str:

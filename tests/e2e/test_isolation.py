@@ -156,6 +156,28 @@ def test_nothing_of_the_sandbox_is_within_its_reach(sandbox: Sandbox) -> None:
     assert sandbox.inside(session, f"python3 -c '{sockets}'") == ""
 
 
+ATTACKS = (
+    "mount -t cgroup -o memory none /mnt",  # in one of its own a sandbox could lift its limits
+    "mount -t cgroup2 none /mnt",
+    "mount -o remount,rw /sys/fs/cgroup",
+    "mount -t sysfs none /mnt",
+    "mount -t proc none /mnt",
+    "mount -o remount,bind,rw /proc/sys",
+    "umount /proc/sys",
+    "umount /sys/firmware",
+    "mount -t debugfs none /mnt",
+    "mount -t bpf none /mnt",
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_root_of_a_namespace_is_not_root_of_more(sandbox: Sandbox, attack: str) -> None:
+    """In such a sandbox itself, outside of any session: what the engine has hidden stays hidden, and limits stay."""
+    assert sandbox.run("unshare -Urm mount -t tmpfs none /mnt && echo can") == "can\n"
+    assert "WELL" not in sandbox.run(f"unshare -Urm sh -c '{attack} && echo WELL' 2>&1")
+    assert "WELL" not in sandbox.run(f"unshare -UrmC sh -c '{attack} && echo WELL' 2>&1")
+
+
 def test_an_overlay_is_its_own_and_ends_with_it(sandbox: Sandbox) -> None:
     """Files of the session are read and written as it has them, also while the sandbox's stay as they were."""
     session = sandbox.open(overlays=[{"path": "/ws"}, {"path": "/data", "mode": "ro"}], extra_writable=["/open"])
@@ -249,6 +271,9 @@ def test_an_idle_session_ends(sandbox: Sandbox) -> None:
     session = sandbox.open(workspace={"path": "/ws"}, idle_timeout_seconds=1)
     assert sandbox.inside(session, "sleep 2; echo done") == "done\n"
     assert sandbox.ask("GET", session)[1]["idle_remaining_seconds"] in (0, 1)
+    assert sandbox.ask("POST", f"{session}/run", {"code": "sleep 2", "background": True})[0] == 202
+    sandbox.run("sleep 1.5")
+    assert sandbox.ask("GET", session)[0] == 200
     while sandbox.ask("GET", session)[0] == 200:
         pass
     assert sandbox.run("ls -A /tmp") == "outer\n"

@@ -64,6 +64,7 @@ class IsolatedSession:
         isolation: Isolation,
         memo: str,
         environment: Environment,
+        limits: Limits,
         on_idle: Callable[[IsolatedSession], None],
     ) -> None:
         """Look at what it asks for.
@@ -78,6 +79,7 @@ class IsolatedSession:
         self._isolation = isolation
         self._memo = memo
         self._launch = launch._replace(env=bubblewrap.environment(isolation, launch.env))
+        self._limits = limits
         self._on_idle = on_idle
         self._timer: asyncio.TimerHandle | None = None
         self._kernel: Kernel | None = None
@@ -145,7 +147,7 @@ class IsolatedSession:
             return self._runner
 
         start = self._launch._replace(cwd=self.directory)
-        self._kernel = Kernel(self.id, shell, take, start, Limits(), self._has_ended)
+        self._kernel = Kernel(self.id, shell, take, start, self._limits, self._has_ended)
         try:
             await asyncio.shield(self._kernel.started)
         except ExecdError as error:

@@ -10,6 +10,7 @@ from execd.errors import ExecdError
 from execd.files.disk import Disk
 from execd.isolation.session import IsolatedSession
 from execd.kernel.manifest import Manifest
+from execd.process.limits import Limits
 from execd.process.reap import Reaper
 from execd.wire.messages import Isolation
 
@@ -30,6 +31,7 @@ class IsolatedSessions:
         self._shell = shell
         self._command = command
         self._disk = Disk()
+        self._limits = Limits()
         self._sessions: dict[str, IsolatedSession] = {}
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -47,7 +49,7 @@ class IsolatedSessions:
             raise ExecdError("context.duplicate", f"isolated session {session_id} exists")
         if len(self._sessions) >= MAX_SESSIONS:
             raise ExecdError("context.too_many", f"{MAX_SESSIONS} isolated sessions may exist at once; delete one")
-        session = IsolatedSession(session_id, isolation, memo, self._environment, self._close_idle)
+        session = IsolatedSession(session_id, isolation, memo, self._environment, self._limits, self._close_idle)
         self._sessions[session_id] = session
         try:
             await session.start(self._shell, self._reaper, self._command)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import operator
+import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,6 +279,31 @@ def test_an_idle_session_ends(sandbox: Sandbox) -> None:
     while sandbox.ask("GET", session)[0] == 200:
         pass
     assert sandbox.run("ls -A /tmp") == "outer\n"
+
+
+def test_sessions_leave_nothing_in_execd(sandbox: Sandbox) -> None:
+    """No descriptor, no process: whether they were used, died, or never came about."""
+
+    def use() -> None:
+        for code in ("echo $((1 + 1))", "exit 3"):
+            session = sandbox.open(overlays=[{"path": "/ws"}])
+            sandbox.inside(session, code)
+            sandbox.ask("GET", f"{session}/files/download?path=/ws/file")
+            sandbox.ask("DELETE", session)
+        sandbox.ask("POST", "/v1/isolated/session", {"workspace": {"path": "/ws"}, "binds": [{"source": "/none"}]})
+
+    def left() -> tuple[int, int]:
+        descriptors, processes = sandbox.run("ls /proc/1/fd | wc -l; ls -d /proc/[0-9]* | wc -l").split()
+        return int(descriptors), int(processes)
+
+    use()
+    before = left()
+    for _ in range(5):
+        use()
+    deadline = time.monotonic() + 20  # What was killed last may not have been reaped yet.
+    while any(map(operator.gt, now := left(), before)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(operator.gt, now, before)), (before, now)
 
 
 @pytest.mark.parametrize(

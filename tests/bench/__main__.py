@@ -238,10 +238,30 @@ def languages(table: Table, server: LiveServer) -> None:
     )
     before = used_mb(server, at)
     ten = [server.request("POST", f"{at}/code/context", {"language": "python"})["id"] for _ in range(10)]
-    http(server, 1, 20, "POST", f"{at}/code", *({"code": "1+1", "context": {"id": one}} for one in ten))
+    http(server, 10, 20, "POST", f"{at}/code", *({"code": "1+1", "context": {"id": one}} for one in ten))
     table.add("python: ten contexts", [used_mb(server, at) - before], unit="MB", target="≤ 80")
+    forks(table, server, at)
     table.add("native stream: 1+1", asyncio.run(over_the_stream(server, sandbox, context, 500)), target="≤ 1")
     server.request("DELETE", f"/v1/sandboxes/{sandbox}")
+
+
+def forks(table: Table, server: LiveServer, at: str) -> None:
+    """Copies of a context that holds a large array, and the memory that they add."""
+    context = server.request("POST", f"{at}/code/context", {"language": "python"})["id"]
+    hold = {"code": "import numpy; big = numpy.ones(62_500_000); len(big)", "context": {"id": context}}
+    http(server, 1, 1, "POST", f"{at}/code", hold)
+    before = used_mb(server, at)
+    copies, times = [], []
+    for _ in range(10):
+        began = time.monotonic()
+        copies += server.request("POST", f"{at}/code/contexts/{context}/fork?count=1")
+        times.append((time.monotonic() - began) * 1000)
+    look = [{"code": "float(big[-1])", "context": {"id": copy["id"]}} for copy in copies]
+    http(server, len(look), len(look), "POST", f"{at}/code", *look)
+    table.add("python: fork of a context with 500 MB", times, target="≤ 30")
+    table.add("python: ten such forks", [used_mb(server, at) - before], unit="MB")
+    for one in (context, *(copy["id"] for copy in copies)):
+        server.request("DELETE", f"{at}/code/contexts/{one}")
 
 
 def isolated(table: Table, rounds: int) -> None:

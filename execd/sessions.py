@@ -70,7 +70,7 @@ class Sessions:
     async def _run(self, stream: Stream, request: SessionRun) -> None:
         if request.timeout_s is not None and not request.timeout_s > 0:
             raise ExecdError("request.invalid", f"a timeout of {request.timeout_s} s")
-        code = request.code
+        code, most_bytes = request.code, self.table.max_output_bytes
         if request.cwd:
             code = f"cd -- {quoted(request.cwd)} && eval {quoted(code)}"
         if request.id not in self.isolated:
@@ -79,13 +79,13 @@ class Sessions:
             kernel = await self._shell(request.id)
             code = exports(request.env) + code
             await stream.send(Done())
-            await kernel.run(code, request.timeout_s, stream)
+            await kernel.run(code, request.timeout_s, stream, most_bytes=most_bytes)
             return
         session = self.isolated.find(request.id)
         session.check_alive()
         code = session.jobs.begin(request.job, code, request.env) if request.job else exports(request.env) + code
         await stream.send(Done())
-        await session.run(code, request.timeout_s, stream)
+        await session.run(code, request.timeout_s, stream, most_bytes)
 
     async def _interrupt(self, stream: Stream, request: SessionInterrupt) -> None:
         if request.id in self.isolated:

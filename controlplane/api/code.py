@@ -18,7 +18,9 @@ from controlplane.api.schema import (
     ContextView,
     InputAnswer,
     OpenContextRequest,
+    Receipt,
     RunCodeRequest,
+    frames_of,
     json_answer,
     read_json,
     receipt_of,
@@ -213,7 +215,7 @@ class Codes:
             events = output.feed(batch)
             match message:
                 case ContextDone():
-                    if message.cause == "died":
+                    if message.died_of:
                         self._contexts.discard(run.sandbox_id, run.context_id)
                     if message.execution_count and not counted:
                         events += sse.count_event(message.execution_count)
@@ -225,12 +227,13 @@ class Codes:
                     if message.execution_count and not counted:
                         counted = True
                         events += sse.count_event(message.execution_count)
-                    events += sse.result_event(message.data)
+                    events += sse.result_event(message.data, message.display_id, update=message.update)
                 case ContextPrompt():
                     events += output.flush() + sse.input_event(message.prompt, password=message.password)
                 case ContextError():
                     failed = True
-                    events += sse.error_event(message.name, message.value, message.traceback)
+                    frames = frames_of(message)
+                    events += sse.error_event(message.name, message.value, message.traceback, frames=frames)
                 case None if not batch:
                     raise LinkLost("the agent ended a run without saying how")
             await sink.write(events)
@@ -316,13 +319,15 @@ def _end_events(done: ContextDone, *, failed: bool, timeout_s: float | None) -> 
     match done.cause:
         case "timeout":
             limit = f" after {timeout_s:g} s" if timeout_s else ""
-            events = sse.error_event("TimeoutError", f"the run was stopped{limit}")
+            lost = ", and its context with it" if done.died_of else ""
+            events = sse.error_event("TimeoutError", f"the run was stopped{limit}{lost}")
         case "died":
             events = sse.error_event("ContextDied", done.message or "the interpreter ended during the run")
         case "interrupted" if not failed:
             events = sse.error_event("KeyboardInterrupt", done.message or "the run was interrupted")
-        case "error" if not failed and done.exit_code:  # a shell
-            events = sse.error_event(sse.COMMAND_ERROR, str(done.exit_code), [f"exit status {done.exit_code}"])
+        case "error" | "oom" if not failed and done.exit_code:  # a shell
+            why = sse.OUT_OF_MEMORY if done.cause == "oom" else f"exit status {done.exit_code}"
+            events = sse.error_event(sse.COMMAND_ERROR, str(done.exit_code), [why])
         case "error" if not failed:
             events = sse.error_event("Error", done.message or "the run failed")
     return events + sse.complete_event(done.wall_s, receipt_of(done))
@@ -330,5 +335,6 @@ def _end_events(done: ContextDone, *, failed: bool, timeout_s: float | None) -> 
 
 def _failure_event(run: Run, error: SandlotError) -> bytes:
     if run.is_interrupted:
-        return sse.error_event("KeyboardInterrupt", "the run was interrupted while it waited for its turn")
-    return sse.error_event(type(error).__name__, error.message, [f"{error.code}: {error.message}"])
+        why = "the run was interrupted while it waited for its turn"
+        return sse.error_event("KeyboardInterrupt", why, receipt=Receipt("interrupted", 0.0, 0.0, 0, 0))
+    return sse.failure_event(error, run.stream)

@@ -132,7 +132,7 @@ async def _foreground(start: ProcessStart, stream: Stream, sink: Sink) -> None:
         try:
             batch, message = await sse.receive_batch(stream, sink)
         except SandlotError as error:
-            await sink.finish(output.flush() + failure_event(error))
+            await sink.finish(output.flush() + _failure_event(error, stream))
             return
         events = output.feed(batch)
         if isinstance(message, ProcessExited):
@@ -151,7 +151,7 @@ async def _background(start: ProcessStart, stream: Stream, sink: Sink) -> None:
     try:
         await stream.expect_only(ProcessStarted)
     except SandlotError as error:
-        await sink.finish(failure_event(error))
+        await sink.finish(_failure_event(error, stream))
         return
     await sink.finish(sse.complete_event(0))
 
@@ -173,9 +173,11 @@ def describe(exited: ProcessExited, timeout_s: float | None = None) -> str:
         case "timeout":
             return "timed out" + (f" after {timeout_s:g} s" if timeout_s else "")
         case "oom":
-            return "killed by the kernel: out of memory"
+            return sse.OUT_OF_MEMORY
         case "killed":
             return "ended on request"
+        case "link_lost":
+            return "ended because the link to the sandbox broke"
         case cause:
             return cause
 
@@ -187,11 +189,11 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-def failure_event(error: SandlotError) -> bytes:
+def _failure_event(error: SandlotError, stream: Stream) -> bytes:
     """Return the event for a command that broke instead of ending."""
     if isinstance(error, AgentError) and error.code == "process.spawn_failed":
         return sse.error_event(sse.COMMAND_ERROR, NOT_STARTED, [error.message])
-    return sse.error_event(type(error).__name__, error.message, [f"{error.code}: {error.message}"])
+    return sse.failure_event(error, stream)
 
 
 def _status(state: ProcessState) -> dict[str, object]:

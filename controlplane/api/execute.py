@@ -12,12 +12,15 @@ from starlette.responses import Response
 from controlplane.api.code import Codes, Run
 from controlplane.api.schema import (
     MAX_CODE_BYTES,
+    CodeFrameView,
     ContextReference,
     Receipt,
     RunCodeRequest,
+    frames_of,
     json_answer,
     read_json,
     receipt_of,
+    receipt_of_lost,
 )
 from controlplane.api.streaming import while_connected
 from controlplane.errors import InvalidRequest, LinkLost, SandlotError
@@ -40,23 +43,26 @@ class ExecuteRequest(msgspec.Struct, frozen=True):
     timeout: Annotated[int, Meta(ge=0)] | None = None  # ms; 0 is none
 
 
-class ResultView(msgspec.Struct, frozen=True):
+class ResultView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A value shown: MIME type → text, binary types in base64. `kind` is `result` or `display`."""
 
     kind: str
     data: dict[str, str]
+    display_id: str = ""  # of a display that was updated later: by another one with this id, and `update`
+    update: bool = False
 
 
-class ErrorView(msgspec.Struct, frozen=True):
+class ErrorView(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the code raised."""
 
     name: str
     value: str
     traceback: tuple[str, ...]
+    frames: tuple[CodeFrameView, ...] = ()  # the innermost last
 
 
 class Executed(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """All that a run gave. Its `receipt` says how it ended: ok, error, interrupted, timeout, died."""
+    """All that a run gave. Its `receipt` says how it ended: ok, error, interrupted, timeout, oom, died, link_lost."""
 
     context_id: str
     stdout: str
@@ -64,7 +70,7 @@ class Executed(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     results: list[ResultView]
     execution_count: int = 0
     error: ErrorView | None = None
-    message: str = ""  # why its context died
+    message: str = ""  # why its context died, or the link to the sandbox was lost
     truncated: tuple[str, ...] = ()  # of stdout, stderr, results: those that were cut
     receipt: Receipt
 
@@ -89,15 +95,31 @@ class Execution:
             self._codes.end(run)
 
     async def _collect(self, run: Run) -> Executed:
-        """Take in all that a run says. Raises what `Stream.receive` raises."""
+        """Take in all that a run says, or said until its sandbox was lost. Raises what `Stream.receive` raises."""
         outputs = {Channel.STDOUT: bytearray(), Channel.STDERR: bytearray()}
         results: list[ResultView] = []
         result_chars = 0
         error: ErrorView | None = None
         truncated: dict[str, None] = {}
+
+        def executed(receipt: Receipt, *, message: str, execution_count: int = 0) -> Executed:
+            return Executed(
+                context_id=run.context_id,
+                stdout=outputs[Channel.STDOUT].decode(errors="replace"),
+                stderr=outputs[Channel.STDERR].decode(errors="replace"),
+                results=results,
+                execution_count=execution_count,
+                error=error,
+                message=message,
+                truncated=tuple(truncated),
+                receipt=receipt,
+            )
+
         while True:
             try:
                 item = await run.stream.receive()
+            except LinkLost as lost:
+                return executed(receipt_of_lost(run.stream), message=lost.message)
             except SandlotError as failure:
                 if await self._codes.is_restarted(run, failure):
                     continue
@@ -114,21 +136,12 @@ class Execution:
                     if result_chars > MAX_RESULT_CHARS:
                         truncated["results"] = None
                     else:
-                        results.append(ResultView(result.kind, result.data))
+                        view = ResultView(result.kind, result.data, result.display_id, result.update)
+                        results.append(view)
                 case ContextError() as raised:
-                    error = ErrorView(raised.name, raised.value, raised.traceback)
+                    error = ErrorView(raised.name, raised.value, raised.traceback, frames_of(raised))
                 case ContextDone() as done:
                     await run.stream.receive()
-                    return Executed(
-                        context_id=run.context_id,
-                        stdout=outputs[Channel.STDOUT].decode(errors="replace"),
-                        stderr=outputs[Channel.STDERR].decode(errors="replace"),
-                        results=results,
-                        execution_count=done.execution_count,
-                        error=error,
-                        message=done.message,
-                        truncated=tuple(truncated),
-                        receipt=receipt_of(done),
-                    )
+                    return executed(receipt_of(done), message=done.message, execution_count=done.execution_count)
                 case None:
                     raise LinkLost("the agent ended a run without saying how")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -11,8 +12,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from controlplane.errors import InvalidRequest
+from controlplane.link.stream import Stream
 from controlplane.sandbox import Sandbox
-from execd.wire.messages import ContextDone, ProcessExited
+from execd.wire.messages import ContextDone, ContextError, ProcessExited
 
 MAX_JSON_BYTES = 1 << 20  # 1 MiB: commands, lists of paths, environments
 MAX_CODE_BYTES = (16 << 20) - (1 << 16)  # what fits one message of the link, its other fields included
@@ -216,6 +218,20 @@ class RunCodeRequest(msgspec.Struct, frozen=True):
     allow_input: bool = False  # the client answers `input_request` events by POST /code/input
 
 
+class CodeFrameView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call in a traceback, ours. `file` is a path, or what the language calls the code of a run."""
+
+    file: str
+    line: int = 0
+    function: str = ""
+    code: str = ""
+
+
+def frames_of(error: ContextError) -> tuple[CodeFrameView, ...]:
+    """Return the calls that led to an error, the innermost last; none where the language does not tell."""
+    return tuple(CodeFrameView(frame.file, frame.line, frame.function, frame.code) for frame in error.frames)
+
+
 class InputAnswer(msgspec.Struct, frozen=True):
     """The body of POST /code/input, ours: a line of text, or null for the end of input."""
 
@@ -241,7 +257,8 @@ class CompletionView(msgspec.Struct, frozen=True):
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a run or command used, and how it ended, ours. Fields without a value are left out."""
 
-    cause: str  # commands: exit, signal, timeout, oom, killed; runs: ok, error, interrupted, timeout, died
+    # Commands: exit, signal, timeout, oom, killed. Runs: ok, error, interrupted, timeout, oom, died. Both: link_lost.
+    cause: str
     wall_s: float
     cpu_s: float
     peak_memory_bytes: int
@@ -265,6 +282,11 @@ def receipt_of(done: ContextDone | ProcessExited) -> Receipt:
         died_of=done.died_of if isinstance(done, ContextDone) else "",
         limits_hit=done.limits_hit,
     )
+
+
+def receipt_of_lost(stream: Stream) -> Receipt:
+    """Return the receipt of a run or a command whose sandbox was lost: what was seen of it until then."""
+    return Receipt("link_lost", round(time.monotonic() - stream.opened_at, 6), 0.0, 0, stream.data_bytes)
 
 
 class OpenTerminalRequest(msgspec.Struct, frozen=True):

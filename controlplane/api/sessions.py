@@ -114,8 +114,7 @@ async def _stream(run_id: str, timeout_s: float | None, stream: Stream, sink: Si
         try:
             batch, message = await sse.receive_batch(stream, sink)
         except SandlotError as error:
-            failure = sse.error_event(type(error).__name__, error.message, [f"{error.code}: {error.message}"])
-            await sink.finish(output.flush() + failure)
+            await sink.finish(output.flush() + sse.failure_event(error, stream))
             return
         events = output.feed(batch)
         match message:
@@ -140,6 +139,8 @@ def _end_event(done: ContextDone, timeout_s: float | None) -> bytes:
             code, why = INTERRUPTED, "interrupted"
         case "died":
             code, why = done.exit_code, f"the shell has ended: {done.message}"
+        case "oom":
+            code, why = done.exit_code, sse.OUT_OF_MEMORY
         case _:
             code, why = done.exit_code, f"exit status {done.exit_code}"
     return sse.error_event(sse.COMMAND_ERROR, str(code), [why], receipt_of(done))

@@ -14,8 +14,9 @@ from json.encoder import encode_basestring_ascii
 import msgspec
 
 from controlplane.api.output import Lines
-from controlplane.api.schema import Receipt
+from controlplane.api.schema import CodeFrameView, Receipt, receipt_of_lost
 from controlplane.api.streaming import Pump, Sink, StreamResponse
+from controlplane.errors import LinkLost, SandlotError
 from controlplane.link.stream import Stream
 from execd.wire.aio import Data
 from execd.wire.frames import Channel
@@ -23,6 +24,7 @@ from execd.wire.messages import Reply
 
 PING_INTERVAL_S = 3.0
 COMMAND_ERROR = "CommandExecError"  # the name by which clients know that the value is an exit code
+OUT_OF_MEMORY = "killed by the kernel: out of memory"
 # Output that is there already is joined up to so many bytes before it is written.
 MAX_BATCH_BYTES = 64 * 1024
 
@@ -57,10 +59,24 @@ def complete_event(seconds: float, receipt: Receipt | None = None) -> bytes:
     return _event({"type": "execution_complete", "execution_time": round(seconds * 1000)}, receipt)
 
 
-def error_event(name: str, value: str, traceback: Sequence[str] = (), receipt: Receipt | None = None) -> bytes:
-    """It has failed."""
-    error = {"ename": name, "evalue": value, "traceback": list(traceback)}
+def error_event(
+    name: str,
+    value: str,
+    traceback: Sequence[str] = (),
+    receipt: Receipt | None = None,
+    frames: Sequence[CodeFrameView] = (),
+) -> bytes:
+    """It has failed. The frames are ours, too."""
+    error: dict[str, object] = {"ename": name, "evalue": value, "traceback": list(traceback)}
+    if frames:
+        error["frames"] = msgspec.to_builtins(frames)
     return _event({"type": "error", "error": error}, receipt)
+
+
+def failure_event(error: SandlotError, stream: Stream) -> bytes:
+    """What ran was broken off."""
+    receipt = receipt_of_lost(stream) if isinstance(error, LinkLost) else None
+    return error_event(type(error).__name__, error.message, [f"{error.code}: {error.message}"], receipt)
 
 
 def input_event(prompt: str, *, password: bool) -> bytes:
@@ -73,10 +89,16 @@ def count_event(count: int) -> bytes:
     return _event({"type": "execution_count", "execution_count": count})
 
 
-def result_event(data: Mapping[str, str]) -> bytes:
-    """A value, by MIME type; plain text goes under the name that the clients look for."""
+def result_event(data: Mapping[str, str], display_id: str = "", *, update: bool = False) -> bytes:
+    """A value, by MIME type; plain text goes under the name that the clients look for.
+
+    The id, and that it updates what was shown under that id, are ours.
+    """
     results = {"text" if mime == "text/plain" else mime: content for mime, content in data.items()}
-    return _event({"type": "result", "results": results})
+    event: dict[str, object] = {"type": "result", "results": results}
+    if display_id:
+        event |= {"display_id": display_id, "update": update}
+    return _event(event)
 
 
 def ping_event() -> bytes:

@@ -23,7 +23,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from controlplane.api import stream_messages as says
 from controlplane.api.commands import process_start
 from controlplane.api.problems import error_answer, problem_of
-from controlplane.api.schema import ContextReference, RunCodeRequest, RunCommandRequest, clean_env, receipt_of
+from controlplane.api.schema import (
+    ContextReference,
+    Receipt,
+    RunCodeRequest,
+    RunCommandRequest,
+    clean_env,
+    frames_of,
+    receipt_of,
+    receipt_of_lost,
+)
 from controlplane.api.stream_messages import Codec, ServerMessage
 from controlplane.api.tape import KeptRun, KeptRuns, Tape
 from controlplane.errors import AgentError, CapacityExhausted, InvalidRequest, LinkLost, SandlotError
@@ -250,7 +259,7 @@ class _Stream:
             while self._window <= 0:
                 self._credited.clear()
                 await self._credited.wait()
-            self._window -= len(message.data) + len(message.text)
+            self._window -= len(message.data) + len(message.text.encode())
         await self._connection.send(replace(message, stream=self.number))
 
     # -- operations
@@ -305,6 +314,7 @@ class _Stream:
             raise InvalidRequest("stdin and keep_s exclude each other: input cannot be resumed")
         stream = await self._endpoint.relay.open(self._connection.sandbox_id, start, with_input=command.stdin)
         replies = _replies(stream, is_text=self._connection.codec.is_text, run_id=start.id)
+        replies = _whole(replies, lambda: receipt_of_lost(stream))
         return await self._carry(start.id, stream.close, replies, command.keep_s, stream if command.stdin else None)
 
     async def _run_code(self, wanted: says.Run) -> ServerMessage | None:
@@ -317,7 +327,7 @@ class _Stream:
             allow_input=wanted.allow_input,
         )
         run = await self._endpoint.codes.begin(self._connection.sandbox_id, body)
-        replies = self._code_replies(run)
+        replies = _whole(self._code_replies(run), lambda: receipt_of_lost(run.stream))
         return await self._carry(run.id, lambda: self._endpoint.codes.end(run), replies, wanted.keep_s)
 
     async def _code_replies(self, run: Run) -> AsyncIterator[ServerMessage]:
@@ -406,10 +416,19 @@ async def _pass_on(
 ) -> ServerMessage | None:
     """Say all messages but the last, where that is an end, and return that one."""
     async for message in replies:
-        if isinstance(message, says.Finished):
+        if isinstance(message, says.Finished | says.Failed):
             return message
         await say(message)
     return None
+
+
+async def _whole(replies: AsyncIterator[ServerMessage], receipt: Callable[[], Receipt]) -> AsyncIterator[ServerMessage]:
+    """Yield what a command or run says. Where its sandbox is lost on the way, the last message has a receipt too."""
+    try:
+        async for message in replies:
+            yield message
+    except LinkLost as error:
+        yield says.Failed(0, code=problem_of(error).code, message=error.message, receipt=receipt())
 
 
 async def _replies(stream: Stream, *, is_text: bool, run_id: str = "") -> AsyncIterator[ServerMessage]:
@@ -443,12 +462,21 @@ def _translate(item: Reply, run_id: str) -> ServerMessage | None:
     match item:
         case ProcessStarted(pid=pid):
             return says.Started(0, id=run_id, pid=pid)
-        case ProcessExited() | ContextDone():
+        case ProcessExited():
             return says.Finished(0, receipt=receipt_of(item))
-        case ContextResult(kind=kind, data=data, execution_count=count):
-            return says.Result(0, kind=kind, data=data, execution_count=count)
+        case ContextDone():
+            return says.Finished(0, receipt=receipt_of(item), message=item.message)
+        case ContextResult():
+            return says.Result(
+                0,
+                kind=item.kind,
+                data=item.data,
+                execution_count=item.execution_count,
+                display_id=item.display_id,
+                update=item.update,
+            )
         case ContextError(name=name, value=value, traceback=traceback):
-            return says.Raised(0, name=name, value=value, traceback=tuple(traceback))
+            return says.Raised(0, name=name, value=value, traceback=traceback, frames=frames_of(item))
         case ContextPrompt(prompt=prompt, password=password):
             return says.Prompt(0, prompt=prompt, password=password)
         case ContextState(id=id, language=language, busy=busy):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from controlplane.api.schema import MAX_CODE_BYTES, MAX_INPUT_CHARS, MAX_JSON_BYTES, Receipt
+from controlplane.api.schema import MAX_CODE_BYTES, MAX_INPUT_CHARS, MAX_JSON_BYTES, CodeFrameView, Receipt
 
 JSON = "sandlot.json.v1"
 MSGPACK = "sandlot.msgpack.v1"
@@ -312,19 +312,25 @@ class ServerData(Numbered, frozen=True, tag="data", kw_only=True):
 
 
 class Result(Numbered, frozen=True, tag="result", kw_only=True):
-    """A value that was shown: MIME type → text, binary types in base64. `kind` is `result` or `display`."""
+    """A value that was shown: MIME type → text, binary types in base64. `kind` is `result` or `display`.
+
+    With `update` it takes the place of what was shown under the same `display_id`.
+    """
 
     kind: str
     data: dict[str, str]
     execution_count: int = 0
+    display_id: str = ""
+    update: bool = False
 
 
 class Raised(Numbered, frozen=True, tag="raised", kw_only=True):
-    """The code raised."""
+    """The code raised. Of the `frames`, which not every language has, the innermost is the last."""
 
     name: str
     value: str
     traceback: tuple[str, ...] = ()
+    frames: tuple[CodeFrameView, ...] = ()
 
 
 class Prompt(Numbered, frozen=True, tag="prompt", kw_only=True):
@@ -384,16 +390,24 @@ class ServerCredit(ServerMessage, frozen=True, tag="credit", kw_only=True):
 
 
 class Finished(Numbered, frozen=True, tag="done", kw_only=True):
-    """The end of a stream that went well, and what a command or run used and how it ended."""
+    """The end of a stream that went well, and what a command or run used and how it ended.
+
+    `message` says why, of a run whose context died.
+    """
 
     receipt: Receipt | None = None
+    message: str = ""
 
 
 class Failed(Numbered, frozen=True, tag="failed", kw_only=True):
-    """The end of a stream that did not: the same codes as over HTTP."""
+    """The end of a stream that did not: the same codes as over HTTP.
+
+    A command or run whose sandbox was lost on the way has a receipt with what was seen of it.
+    """
 
     code: str
     message: str
+    receipt: Receipt | None = None
 
 
 FromServer = (

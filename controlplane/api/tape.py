@@ -36,8 +36,9 @@ class Tape(Generic[T]):
         self._unread_bytes = unread_bytes
         self._items: deque[Item[T]] = deque()
         self._last = 0  # number of the last item that was written
-        self._read = 0  # of the last one that somebody got
-        self._size = self._unread = 0
+        self._read = 0  # of the last one that was given to a reader
+        self._taken = 0  # of the last one that a reader has dealt with: it asked for what comes after
+        self._taken_size = self._unread = 0  # bytes; of those that are kept
         self._changed = asyncio.Event()
 
     async def write(self, value: T, size: int) -> None:
@@ -46,9 +47,7 @@ class Tape(Generic[T]):
             await self.change()
         self._last += 1
         self._items.append(Item(self._last, value, size))
-        self._size += size
         self._unread += size
-        self._trim()
         self.wake()
 
     def finish(self) -> None:
@@ -71,6 +70,9 @@ class Tape(Generic[T]):
         """Return all items after that number, waiting for some; none at the end. Errors as of `check`."""
         while (first := self.check(after)) and after == self._last and not self.is_finished:
             await self.change()
+        for index in range(self._taken + 1 - first, after + 1 - first):
+            self._taken = self._items[index].number
+            self._taken_size += self._items[index].size
         items = [self._items[index] for index in range(after + 1 - first, len(self._items))]
         for item in items:
             if item.number > self._read:
@@ -90,8 +92,8 @@ class Tape(Generic[T]):
         return self._changed.wait()
 
     def _trim(self) -> None:
-        while self._size > self._kept_bytes and self._items[0].number <= self._read:
-            self._size -= self._items.popleft().size
+        while self._taken_size and self._taken_size - self._items[0].size >= self._kept_bytes:
+            self._taken_size -= self._items.popleft().size
 
 
 class KeptRun(Generic[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,10 +22,12 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Stream:
     """One request to execd and its replies. Leaving the `async with` block resets what has not ended."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_stream", "data_bytes", "opened_at")
 
     def __init__(self, stream: aio.Stream) -> None:
         self._stream = stream
+        self.opened_at = time.monotonic()
+        self.data_bytes = 0  # received so far
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,13 +52,19 @@ class Stream:
             LinkLost: the link broke.
         """
         try:
-            return await self._stream.receive()
+            item = await self._stream.receive()
         except WireError as error:
             raise translate(error) from error
+        if isinstance(item, aio.Data):
+            self.data_bytes += len(item.data)
+        return item
 
     def receive_nowait(self) -> Reply | Data | None:
         """Return what is there already; None when nothing is, or at the end."""
-        return self._stream.receive_nowait()
+        item = self._stream.receive_nowait()
+        if isinstance(item, aio.Data):
+            self.data_bytes += len(item.data)
+        return item
 
     async def expect(self, kind: type[T]) -> T:
         """Return the next reply, which must be a *kind*. Errors as in `receive()`; LinkLost when it is not."""

@@ -179,12 +179,12 @@ class IsolatedSession:
         """When its shell did, if so. Unix time, s."""
         return self._ended_at
 
-    async def run(self, code: str, timeout_s: float | None, stream: Stream) -> None:
+    async def run(self, code: str, timeout_s: float | None, stream: Stream, most_bytes: int) -> None:
         """Run code in its shell. As `Kernel.run`; raises ExecdError, `session.ended`."""
         kernel = self.check_alive()
         self._last_run_at = time.time()
         try:
-            await kernel.run(code, timeout_s, stream)
+            await kernel.run(code, timeout_s, stream, most_bytes=most_bytes)
         finally:
             self._used_at = time.time()
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from execd.wire.connection import MAX_MESSAGE_BYTES
-from execd.wire.messages import Matches, MimeBundle, Traceback
+from execd.wire.messages import Frames, Matches, MimeBundle, Traceback
 
 PROTOCOL = 1
 # What a line holds must fit into one message of the link, with its frames' headers.
@@ -35,7 +35,9 @@ class Ready(RunnerMessage, tag="ready", frozen=True):
 
 
 class Started(RunnerMessage, tag="started", frozen=True):
-    """It has taken environment and working directory over."""
+    """It has taken environment and working directory over. `pid`: what runs the code, if that is another process."""
+
+    pid: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Failed(RunnerMessage, tag="failed", frozen=True):
@@ -67,6 +69,7 @@ class Error(RunnerMessage, tag="error", frozen=True):
     name: str
     value: str
     traceback: Traceback = ()
+    frames: Frames = ()
     ack: int = 0
 
 
@@ -77,6 +80,7 @@ class RunDone(RunnerMessage, tag="done", frozen=True):
     status: str
     count: int = 0
     exit_code: int = 0
+    peak_memory_bytes: int = 0  # of a program that it ran, if that is known
 
 
 class InputRequest(RunnerMessage, tag="input_request", frozen=True):

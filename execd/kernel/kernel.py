@@ -37,7 +37,7 @@ from execd.kernel.question import Question
 from execd.kernel.run import Run
 from execd.kernel.runner import Runner
 from execd.kernel.usage import Usage
-from execd.process.limits import Limits
+from execd.process.limits import KILLED_CODE, Limits
 from execd.wire.aio import Stream
 from execd.wire.frames import Channel as Output
 from execd.wire.messages import ContextDone, ContextError, ContextPrompt, ContextResult, ContextState
@@ -210,7 +210,7 @@ class Kernel:
                         raise _Gone(f"its runner does not speak protocol {PROTOCOL}")
         except TimeoutError:
             raise _Gone(f"it had not started after {START_S:.0f} s") from None
-        self._usage = Usage(self._runner.code_pid)
+        self._usage = Usage(message.pid or self._runner.code_pid)
         if not self.started.done():
             self.started.set_result(None)
 
@@ -229,12 +229,12 @@ class Kernel:
         self._usage.begin()
         began = time.monotonic()
 
-        def receipt(cause: str, **more: Any) -> ContextDone:
+        def receipt(cause: str, *, peak_of_others: int = 0, **more: Any) -> ContextDone:
             return ContextDone(
                 cause,
                 wall_s=time.monotonic() - began,
                 cpu_s=self._usage.cpu_s(),
-                peak_memory_bytes=self._usage.peak_memory_bytes(),
+                peak_memory_bytes=max(self._usage.peak_memory_bytes(), peak_of_others),
                 output_bytes=run.output_bytes,
                 limits_hit=self._limits.hits().since(self._hits_before),
                 **more,
@@ -256,16 +256,20 @@ class Kernel:
                 self._strike()  # what came before the code may have been lost
             done = await self._follow(run)
             run.done = True
-            cause = done.status
-            if run.timed_out and cause != "ok":
-                cause = "timeout"
-            elif run.interrupted and cause == "error":
-                cause = "interrupted"
-            await run.finish(receipt(cause, execution_count=done.count, exit_code=done.exit_code))
+            cause = self._cause_of(done, run)
+            await run.finish(
+                receipt(
+                    cause,
+                    execution_count=done.count,
+                    exit_code=done.exit_code,
+                    peak_of_others=done.peak_memory_bytes,
+                )
+            )
         except _Gone as gone:
             await self._drain(run)
+            cause = "timeout" if run.timed_out else "died"
             died_of, exit_code = self._died_of()
-            await run.finish(receipt("died", message=str(gone)[:MAX_REASON], died_of=died_of, exit_code=exit_code))
+            await run.finish(receipt(cause, message=str(gone)[:MAX_REASON], died_of=died_of, exit_code=exit_code))
             raise
         finally:
             for timer in timers:
@@ -273,6 +277,16 @@ class Kernel:
             self._run = None
             if not run.over.done():
                 run.over.set_result(None)
+
+    def _cause_of(self, done: RunDone, run: Run) -> str:
+        if done.status == "ok":
+            return "ok"
+        if run.timed_out:
+            return "timeout"
+        # The end of a program that the code ran, and which was the code's end too.
+        if done.exit_code == KILLED_CODE and "memory" in self._limits.hits().since(self._hits_before):
+            return "oom"
+        return "interrupted" if run.interrupted else done.status
 
     async def _follow(self, run: Run) -> RunDone:
         """Pass on what a run prints and shows, in order, until it is done."""
@@ -282,11 +296,11 @@ class Kernel:
                 case RunDone(number, status) if number == self._number and status in ("ok", "error", "interrupted"):
                     return message
                 case Result(data, count, ack):
-                    await run.send(ContextResult("result", data, count))
-                case Display(data, ack=ack):
-                    await run.send(ContextResult("display", data))
-                case Error(name, value, traceback, ack):
-                    await run.send(ContextError(name, value, traceback))
+                    await run.show(ContextResult("result", data, count))
+                case Display(data, display_id, update, ack):
+                    await run.show(ContextResult("display", data, display_id=display_id, update=update))
+                case Error(name, value, traceback, frames, ack):
+                    await run.send(ContextError(name, value, traceback, frames))
                 case InputRequest(prompt, password):
                     ack, run.asks = 0, True
                     if run.may_ask:
@@ -416,7 +430,7 @@ class Kernel:
     def _died_of(self) -> tuple[str, int]:
         """Return the cause in a word, and an exit code as shells have it."""
         if self._closing:
-            return "killed", 128 + signal.SIGKILL
+            return "killed", KILLED_CODE
         if not self._alive.ended.done():
             return "protocol", 0
         code = self._alive.ended.result().code

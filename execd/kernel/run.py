@@ -9,7 +9,8 @@ from execd.wire.errors import WireError
 from execd.wire.frames import Channel as Output
 from execd.wire.messages import ContextDone, ContextError, ContextPrompt, ContextResult
 
-CUT = "\n[sandlot: this run has printed more than {} bytes; what follows is dropped]\n"
+CUT = "\n[sandlot: this run has {} more than {} bytes; what follows is dropped]\n"
+RESULT_BYTES = 256  # what a result costs beside its content
 
 
 class Run:
@@ -18,7 +19,7 @@ class Run:
     def __init__(
         self, code: str, timeout_s: float | None, stream: Stream, *, may_ask: bool = False, most_bytes: int = 0
     ) -> None:
-        """*most_bytes* is how much of its output is sent on, and 0 is all of it."""
+        """*most_bytes* is how much of its output is sent on, and of its results too; 0 is all of it."""
         self.code = code
         self.timeout_s = timeout_s
         self.may_ask = may_ask  # somebody answers when it asks for input
@@ -29,6 +30,7 @@ class Run:
         self.interrupted = False
         self.done = False  # its code is; its client may not have heard of that yet
         self.output_bytes = 0
+        self._shown_bytes = 0
         self._most_bytes = most_bytes
         self._patience: asyncio.Timeout | None = None  # of a write that waits for the client
 
@@ -47,7 +49,7 @@ class Run:
             if before > self._most_bytes:
                 return
             await self._send_on(data[: self._most_bytes - before], output)
-            data, output = CUT.format(self._most_bytes).encode(), Output.STDERR
+            data, output = CUT.format("printed", self._most_bytes).encode(), Output.STDERR
         await self._send_on(data, output)
 
     async def _send_on(self, data: bytes, output: Output) -> None:
@@ -61,6 +63,15 @@ class Run:
                 pass
             finally:
                 self._patience = None
+
+    async def show(self, result: ContextResult) -> None:
+        """Send a result on, or say once that there have been too many."""
+        before = self._shown_bytes
+        self._shown_bytes += sum(map(len, result.data.values())) + RESULT_BYTES
+        if not self._most_bytes or self._shown_bytes <= self._most_bytes:
+            await self.send(result)
+        elif before <= self._most_bytes:
+            await self._send_on(CUT.format("shown", self._most_bytes).encode(), Output.STDERR)
 
     async def finish(self, done: ContextDone) -> None:
         """Send the last reply. The end of the stream leaves with it, in one packet: the client waits for both."""

@@ -17,7 +17,8 @@ from execd.environment import Environment
 from execd.errors import ExecdError
 from execd.kernel.channel import PROTOCOL
 from execd.kernel.manifest import Manifest
-from execd.kernel.runner import PRELOAD_VARIABLE, Ending, Runner, join, with_variables
+from execd.kernel.runner import PRELOAD_VARIABLE, Ending, Runner, adopt, join, with_variables
+from execd.process.parents import parent_of
 from execd.process.reap import Exit, Reaper
 from execd.process.spawn import MERGED, spawn
 
@@ -108,7 +109,7 @@ class Zygote:
         return runner
 
     def close(self) -> None:
-        """End it. Contexts that it forked live on, but nobody is told any more how they end."""
+        """End it. Contexts that it forked live on."""
         if self._life is not None:
             self._life.end("was closed")
 
@@ -129,6 +130,7 @@ class _Life:
         """
         self._loop = asyncio.get_running_loop()
         self._language = manifest.language
+        self._reaper = reaper
         self.over = False
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())  # nobody may wait for it
@@ -227,9 +229,14 @@ class _Life:
             if self._output < 0 or not self._read_output():
                 break
         self.end(str(Ending.of(exited)))
+        for runner in self._children.values():
+            # Where we are PID 1, its children are ours from now on, and so is the news of their ends.
+            if not runner.ended.done() and runner.pid and parent_of(runner.pid) == os.getpid():
+                adopt(runner, runner.pid, self._reaper)
+        self._children.clear()
 
     def end(self, reason: str) -> None:
-        """It is of no more use. Its children live on; nobody will tell how they end."""
+        """It is of no more use. Its children live on."""
         if self.over:
             return
         self.over = True
@@ -247,7 +254,6 @@ class _Life:
             if not forked.done():
                 forked.set_exception(error)
         self._forks.clear()
-        self._children.clear()
 
     def _close_output(self) -> None:
         self._loop.remove_reader(self._output)

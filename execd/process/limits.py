@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import NamedTuple
 
 # cgroup v2 and v1, as a container sees its own.
 KILL_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 REFUSAL_FILES = ("/sys/fs/cgroup/pids.events", "/sys/fs/cgroup/pids/pids.events")
+
+# For want of memory the kernel sends KILL; this is how a shell reports that end of its child.
+KILLED_CODE = 128 + signal.SIGKILL
 
 
 class Hits(NamedTuple):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from execd.errors import ExecdError
-from execd.process.limits import Limits
+from execd.process.limits import KILLED_CODE, Limits
 from execd.process.output import Output
 from execd.process.pipes import InputPipe, OutputPipes, Sink, keep_in, nowhere
 from execd.process.reap import Exit, Reaper
@@ -24,7 +24,6 @@ GRACE_S = 2.0  # between TERM and KILL
 MAX_COMMAND_CHARS = 8 * 1024  # a script may have megabytes, and a thousand ended processes are remembered
 
 _DEADLY = (signal.SIGTERM, signal.SIGKILL)
-_KILLED_CODE = 128 + signal.SIGKILL
 
 
 class Process:
@@ -61,7 +60,7 @@ class Process:
         pipes = {child.stdout: Channel.STDOUT, child.stderr: Channel.STDERR}
         self._pipes = OutputPipes({fd: pipes[fd] for fd in pipes if fd >= 0}, sink, late_sink=late_sink)
         self._end: Exit | None = None  # of the process itself; `exited` follows when its output has been delivered
-        self._cause = ""  # timeout or killed, when we ended it
+        self._cause = ""  # timeout, killed or link_lost, when we ended it
         self._told_to_die = False  # by a signal from outside
         self._timeout: asyncio.TimerHandle | None = None
         self._kill: asyncio.TimerHandle | None = None
@@ -110,10 +109,10 @@ class Process:
         """End it *timeout_s* seconds from now, if it lives so long."""
         self._timeout = self._loop.call_later(timeout_s, self._timed_out)
 
-    def abandon(self) -> None:
+    def abandon(self, cause: str) -> None:
         """Whoever started it is gone: end it, and drop its output."""
         self._pipes.discard()
-        self.stop("killed")
+        self.stop(cause)
 
     def stop(self, cause: str) -> None:
         """End the process group, TERM first and KILL after GRACE_S. A process that has ended leaves its children."""
@@ -198,8 +197,7 @@ class Process:
             return self._cause
         if end.signal in _DEADLY and self._told_to_die:
             return "killed"
-        # A shell reports its child's end by KILL as 137.
-        if end.exit_code == _KILLED_CODE and "memory" in self._limits.hits().since(self._hits_before):
+        if end.exit_code == KILLED_CODE and "memory" in self._limits.hits().since(self._hits_before):
             return "oom"
         return "signal" if end.signal else "exit"
 

@@ -66,7 +66,7 @@ class Processes:
                 await feeding  # what the client still sends is dropped, else it would wait for credit for ever
         finally:
             if process.exited is None:
-                process.abandon()
+                process.abandon("link_lost" if stream.is_lost else "killed")
             if feeding is not None:
                 feeding.cancel()
 

@@ -82,6 +82,11 @@ class Stream:
         self._error: WireError | None = None
         self._on_broken: Callable[[], object] | None = None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the link broke under it."""
+        return isinstance(self._error, StreamLost)
+
     # -- reading
 
     async def receive(self) -> Reply | Data | None:

@@ -488,6 +488,20 @@ class ContextResult(Struct, tag="context.result", frozen=True):
     kind: str
     data: MimeBundle
     execution_count: int = 0
+    display_id: str = ""  # of a display that may be updated
+    update: bool = False  # it takes the place of what was shown under that id
+
+
+class CodeFrame(Struct, frozen=True):
+    """One call in a traceback. What a runner does not know is empty, or 0."""
+
+    file: str  # a path, or what the language's own traceback calls the code of a run
+    line: int = 0  # from 1
+    function: str = ""
+    code: str = ""  # the line's text
+
+
+Frames = Annotated[tuple[CodeFrame, ...], msgspec.Meta(max_length=1000)]
 
 
 class ContextError(Struct, tag="context.error", frozen=True):
@@ -496,6 +510,7 @@ class ContextError(Struct, tag="context.error", frozen=True):
     name: str
     value: str
     traceback: Traceback = ()
+    frames: Frames = ()  # the innermost last
 
 
 class ContextDone(Struct, tag="context.done", frozen=True):

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api_server import Edge, serving
+from tests.api_server import SANDBOX_ID, Edge, serving
 from tests.live_agent import LiveAgent
 
 
@@ -132,6 +132,25 @@ async def test_an_interrupted_command_says_so(client: httpx.AsyncClient) -> None
     assert (events[-1]["error"]["evalue"], events[-1]["error"]["traceback"]) == ("143", ["ended on request"])
     status = await client.get(f"/command/status/{events[0]['text']}")
     assert (status.json()["running"], status.json()["exit_code"]) == (False, 143)
+
+
+@pytest.mark.parametrize("path", ["/command", "/code"])
+async def test_of_what_is_lost_on_the_way_the_receipt_says_so(client: httpx.AsyncClient, edge: Edge, path: str) -> None:
+    """The last event is an error with the cause, and with what was seen until then."""
+    body = {"command": "echo begun; sleep 60", "code": "echo begun; sleep 60", "context": {"language": "bash"}}
+    events = []
+    async with client.stream("POST", path, json=body) as response:
+        async for line in response.aiter_lines():
+            if not line:
+                continue
+            events.append(json.loads(line.removeprefix("data: ")))
+            if events[-1].get("text") == "begun":
+                link = edge.directory.get(SANDBOX_ID)
+                assert link is not None
+                await link.aclose()
+    assert (events[-1]["type"], events[-1]["error"]["ename"]) == ("error", "LinkLost")
+    receipt = events[-1]["receipt"]
+    assert (receipt["cause"], receipt["output_bytes"]) == ("link_lost", 6)
 
 
 async def test_metrics_are_the_sandbox_s_own(client: httpx.AsyncClient) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -75,6 +77,26 @@ async def test_a_caller_that_goes_interrupts_its_run(client: httpx.AsyncClient) 
         )
     async with asyncio.timeout(10):
         assert (await execute(client, "echo next", language="bash"))["stdout"] == "next\n"
+
+
+async def test_of_a_run_whose_sandbox_is_lost_the_answer_has_what_was_seen(
+    client: httpx.AsyncClient, edge: Edge, tmp_path: Path
+) -> None:
+    """The code may have done its work: what it said until then is not thrown away."""
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    running = asyncio.ensure_future(execute(client, f"echo begun; : > {begun}; sleep 60", language="bash"))
+    await asyncio.to_thread(begun.read_bytes)
+    link = edge.directory.get(SANDBOX_ID)
+    assert link is not None
+    await link.aclose()
+    answer = await running
+    receipt = answer["receipt"]
+    assert receipt["cause"] == "link_lost"
+    assert answer["stdout"] in ("", "begun\n")  # it may still have been on its way
+    assert receipt["output_bytes"] == len(answer["stdout"])
+    assert receipt["wall_s"] > 0
+    assert answer["message"]
 
 
 async def test_what_is_refused(client: httpx.AsyncClient) -> None:

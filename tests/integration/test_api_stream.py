@@ -177,11 +177,34 @@ async def test_a_window_stops_the_program(client: StreamClient, tmp_path: Path) 
     await client.next(number)
     first = await client.next(number)
     size = len(first.get("text") or first["data"])
+    assert 0 < size <= 1 + (128 << 10)  # what spends the window is sent whole
     assert output(await client.ask("command", command="echo beside")) == said(client, "beside\n")
     assert not (tmp_path / "over").exists()
     await client.send(type="credit", stream=number, bytes=100_000_000)
     messages = await client.rest(number)
     assert size + len(output(messages)) == 5_000_000
+
+
+@pytest.mark.parametrize("keep_s", [0, 60])
+async def test_a_lost_sandbox_ends_what_runs_with_a_receipt(client: StreamClient, edge: Edge, keep_s: int) -> None:
+    """Commands and runs, kept and not: the cause, and what was seen until then."""
+    code = "echo begun; sleep 60"
+    numbers = [
+        await client.open("command", command=code, keep_s=keep_s),
+        await client.open("run", code=code, language="bash", keep_s=keep_s),
+    ]
+    for number in numbers:
+        while (await client.next(number))["type"] != "data":
+            pass
+    link = edge.directory.get(SANDBOX_ID)
+    assert link is not None
+    await link.aclose()
+    for number in numbers:
+        end = (await client.rest(number))[-1]
+        assert (end["type"], end["code"]) == ("failed", "BACKEND_CONNECTION_FAILED")
+        receipt = end["receipt"]
+        assert (receipt["cause"], receipt["output_bytes"]) == ("link_lost", len("begun\n"))
+        assert receipt["wall_s"] > 0
 
 
 RULES = [

@@ -21,6 +21,7 @@ from controlplane.link.stream import Data, Stream
 from controlplane.runtime.images import EXECD_ROOT, build_images, publish_execd
 from execd.wire.frames import Channel
 from execd.wire.messages import (
+    CodeFrame,
     ContextClose,
     ContextDone,
     ContextError,
@@ -233,14 +234,19 @@ async def test_everything_arrives_in_the_order_in_which_it_happened(context: Con
         "    display(i)\n"
         "    sys.stdout.write('partial')\n"
         "    display('shown')\n"
+        "    print('no end', end=' ')\n"
+        "    subprocess.run(['echo', 'child'])\n"
+        "    print('no end', end=' ')\n"
+        "    os.system('echo system')\n"
         "libc.printf(b'unfinished')\n"
         "print('end')\n"
         "6"
     )
 
-    lines = "python {0}\nC\nchild\nsystem\n"
-    expected = [word for i in range(5) for word in (lines.format(i), f"<{i}>", "partial", "<'shown'>")]
-    assert run.order() == [*expected, "end\nunfinished", "=6"]
+    ends = "no end child\nno end system\n"
+    lines = [f"{ends if i else ''}python {i}\nC\nchild\nsystem\n" for i in range(5)]
+    expected = [word for i in range(5) for word in (lines[i], f"<{i}>", "partial", "<'shown'>")]
+    assert run.order() == [*expected, f"{ends}unfinishedend\n", "=6"]
 
 
 async def test_stdout_and_stderr_are_told_apart(context: Context) -> None:
@@ -330,10 +336,37 @@ async def test_a_table_is_text_and_html(context: Context) -> None:
     assert "<table" in result.data["text/html"]
 
 
-async def test_update_display_shows_again(context: Context) -> None:
-    run = await context.run("shown = display('a', display_id=True); shown.update('b')")
+async def test_a_traceback_is_told_as_calls_too(context: Context) -> None:
+    """Of the run's own code on, the innermost last: of functions, of earlier runs, of modules, of code that awaits."""
+    await context.run("def inner(x):\n    return 1 / x\ndef outer():\n    return inner(0)")
+    raised = (await context.run("a = 1\nouter()")).error
+    assert raised.frames == (
+        CodeFrame("Cell In[2]", 2, "<module>", "outer()"),
+        CodeFrame("Cell In[1]", 4, "outer", "return inner(0)"),
+        CodeFrame("Cell In[1]", 2, "inner", "return 1 / x"),
+    )
+    awaited = (await context.run("import asyncio\nawait asyncio.sleep(0)\nouter()")).error
+    assert [frame.line for frame in awaited.frames] == [3, 4, 2]
+    elsewhere = (await context.run("import json; json.loads('{')")).error
+    assert elsewhere.frames[0] == CodeFrame("Cell In[4]", 1, "<module>", "import json; json.loads('{')")
+    assert elsewhere.frames[-1].file.endswith("/json/decoder.py")
+    syntax = (await context.run("b = 1\nc = = 2")).error
+    assert syntax.frames == (CodeFrame("Cell In[5]", 2, "", "c = = 2"),)
+    endless = (await context.run("def f(): f()\nf()")).error
+    assert (endless.name, len(endless.frames)) == ("RecursionError", 100)
+    assert endless.frames[0].function == "<module>"
 
-    assert run.order() == ["<'a'>", "<'b'>"]
+
+async def test_update_display_shows_again(context: Context) -> None:
+    """And says what it takes the place of, also from a later run."""
+    run = await context.run("shown = display('a', display_id=True); shown.update('b'); display('c')")
+    later = await context.run("shown.update('d'); display('e', display_id='mine');")
+
+    assert run.order() == ["<'a'>", "<'b'>", "<'c'>"]
+    name = run.results[0].display_id
+    assert name
+    shown = [(one.display_id, one.update) for one in (*run.results, *later.results)]
+    assert shown == [(name, False), (name, True), ("", False), (name, True), ("mine", False)]
 
 
 async def test_figures_are_shown_at_the_end_of_the_run_in_order_and_closed(context: Context) -> None:
@@ -485,11 +518,25 @@ async def test_a_crash_is_told_with_its_cause_and_others_live_on(
 
     run = await context.run(f"print('before')\n{code}")
 
-    assert run.done.cause == "died"
+    assert (run.done.cause, run.done.died_of) == ("died", "exit" if "_exit" in code else "signal")
     assert message in run.done.message
     assert run.printed() == "before\n"
     assert said in run.printed(Channel.STDERR)
     assert (await other.run("1")).order() == ["=1"]
+    await other.close()
+
+
+async def test_a_context_that_outlives_its_zygote_still_ends_with_its_cause(sandbox: Sandbox) -> None:
+    """Its process is execd's own child then; and a new context gets a new zygote."""
+    orphan = await sandbox.open()
+    await orphan.run("import os, signal; os.kill(os.getppid(), signal.SIGKILL)\nwhile os.getppid() != 1: pass")
+
+    run = await orphan.run("import ctypes; ctypes.string_at(0)")
+
+    assert (run.done.cause, run.done.died_of, run.done.exit_code) == ("died", "signal", 139)
+    assert "killed by SIGSEGV" in run.done.message
+    other = await sandbox.open()
+    assert (await other.run("6 * 7")).text == "42"
     await other.close()
 
 
@@ -501,7 +548,8 @@ async def test_out_of_memory_is_named_as_the_cause_and_others_live_on(engine: ai
 
         run = await greedy.run("kept = [bytearray(10 << 20) for _ in range(100)]")
 
-        assert run.done.cause == "died"
+        assert (run.done.cause, run.done.died_of, run.done.exit_code) == ("died", "oom", 137)
+        assert run.done.limits_hit == ("memory",)
         assert run.done.message.endswith("SIGKILL (Killed): the sandbox was out of memory")
         assert (await other.run("x")).text == "1"
         assert (await (await sandbox.open()).run("2")).text == "2"

@@ -22,6 +22,7 @@ from execd.kernel.serve import Contexts
 from execd.kernel.table import MAX_CONTEXTS, MAX_REMEMBERED
 from execd.process.reap import Reaper
 from execd.wire.messages import (
+    CodeFrame,
     ContextClose,
     ContextDone,
     ContextError,
@@ -53,6 +54,10 @@ class Finished(NamedTuple):
     @property
     def stdout(self) -> str:
         return b"".join(item.data for item in self.items if isinstance(item, Data) and item.channel == 1).decode()
+
+    @property
+    def stderr(self) -> str:
+        return b"".join(item.data for item in self.items if isinstance(item, Data) and item.channel == 2).decode()
 
 
 class Sandbox:
@@ -282,7 +287,7 @@ async def test_code_that_ignores_the_interrupt_of_its_timeout_costs_the_context(
 
     run = await sandbox.run("a", STUBBORN, timeout_s=0.1)
 
-    assert run.done.cause == "died"
+    assert (run.done.cause, run.done.died_of) == ("timeout", "killed")
     assert "its time was up, and did not stop within 5 s" in run.done.message
     await gone(state.pid)
     error = await sandbox.refused(ContextRun("a", "1"))
@@ -545,8 +550,42 @@ async def test_contexts_outlive_their_zygote_and_new_ones_get_another(sandbox: S
     assert (await sandbox.run("a", "print(x)")).stdout == "9\n"
     await sandbox.open("b", "forked")
     assert int((await sandbox.run("b", "print(os.getppid())")).stdout) not in (0, zygote)
-    # Nobody hears how an orphan ends, but it is noticed.
+    # Only PID 1 hears how an orphan ends, but that it does is noticed.
     assert (await sandbox.run("a", "os._exit(1)")).done.cause == "died"
+
+
+async def test_a_runner_may_say_more_of_an_error_of_a_display_and_of_an_end(sandbox: Sandbox) -> None:
+    await sandbox.open("a")
+
+    run = await sandbox.run(
+        "a",
+        "say({'type': 'display', 'data': {'text/plain': '1'}, 'display_id': 'd'})\n"
+        "say({'type': 'display', 'data': {'text/plain': '2'}, 'display_id': 'd', 'update': True})\n"
+        "say({'type': 'error', 'name': 'E', 'value': 'v', 'frames': [['f.toy', 3, 'g', 'h()'], ['f.toy', 5]]})\n"
+        "say({'type': 'done', 'id': number, 'status': 'error', 'exit_code': 3, 'peak_memory_bytes': 1 << 40})\n"
+        "hear()",
+    )
+
+    assert run.items == [
+        ContextResult("display", {"text/plain": "1"}, display_id="d"),
+        ContextResult("display", {"text/plain": "2"}, display_id="d", update=True),
+        ContextError("E", "v", (), (CodeFrame("f.toy", 3, "g", "h()"), CodeFrame("f.toy", 5))),
+    ]
+    assert (run.done.cause, run.done.exit_code, run.done.peak_memory_bytes) == ("error", 3, 1 << 40)
+
+
+async def test_what_a_run_shows_is_bounded_as_what_it_prints_is(sandbox: Sandbox) -> None:
+    """Where it is cut, a line says so; what it prints has a budget of its own, and the next run has both anew."""
+    sandbox.contexts.table.max_output_bytes = 10_000
+    await sandbox.open("a")
+    code = "for i in range(100): say({'type': 'display', 'data': {'text/plain': 'x' * 744}})\nprint('end')"
+
+    for _ in range(2):
+        run = await sandbox.run("a", code)
+
+        assert len([item for item in run.items if isinstance(item, ContextResult)]) == 10
+        assert run.stderr == "\n[sandlot: this run has shown more than 10000 bytes; what follows is dropped]\n"
+        assert (run.stdout, run.done.cause) == ("end\n", "ok")
 
 
 async def test_a_client_that_goes_away_while_a_context_starts_leaves_none(sandbox: Sandbox) -> None:

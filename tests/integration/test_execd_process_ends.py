@@ -84,7 +84,7 @@ class TestEndings:
         with pytest.raises(LinkLost):
             await stream.receive()
 
-        assert (await sandbox.ended("a")).cause == "killed"
+        assert (await sandbox.ended("a")).cause == "link_lost"
         assert not is_alive(pid)
 
     async def test_a_signal_goes_to_the_group(self, sandbox: Sandbox) -> None:

@@ -15,6 +15,7 @@ from execd.errors import ExecdError
 from execd.wire.aio import Stream
 from execd.wire.frames import Channel
 from execd.wire.messages import (
+    CodeFrame,
     ContextClose,
     ContextDone,
     ContextError,
@@ -96,7 +97,7 @@ class Agent:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self.over.set()
-        if request.code == "die":
+        if request.code in ("late", "die"):
             del self.contexts[request.id]
         for reply in REPLIES[request.code]:
             if isinstance(reply, tuple):
@@ -119,7 +120,15 @@ REPLIES: dict[str, list[Any]] = {
     ],
     "timeout": [ContextError("KeyboardInterrupt", "", ()), ContextDone("timeout", 5, 1.0)],
     "interrupted": [ContextDone("interrupted", 6, 1.0)],
-    "die": [ContextDone("died", 0, 1.0, "its process ended by signal 9")],
+    "die": [ContextDone("died", 0, 1.0, "its process ended by signal 9", died_of="signal")],
+    "late": [ContextDone("timeout", 0, 1.0, "it did not stop", died_of="killed", exit_code=137)],
+    "oom": [ContextDone("oom", 7, 1.0, exit_code=137, limits_hit=("memory",))],
+    "shown": [
+        ContextResult("display", {"text/plain": "1"}, display_id="d"),
+        ContextResult("display", {"text/plain": "2"}, display_id="d", update=True),
+        ContextError("E", "v", ("t",), (CodeFrame("f.py", 3, "g", "h()"), CodeFrame("Cell In[1]", 1))),
+        ContextDone("error"),
+    ],
     "silent": [ContextDone("ok")],
 }
 
@@ -165,17 +174,42 @@ async def test_ends_that_are_not_good_state_their_cause() -> None:
     """Exactly the code's own error, if it has one; else what was done to it; then complete."""
     agent = Agent()
     async with serving_agent(agent.handlers()) as edge:
-        ends = {code: await run(edge, code) for code in ("raise", "timeout", "interrupted", "die")}
+        ends = {code: await run(edge, code) for code in ("raise", "timeout", "interrupted", "oom", "late", "die")}
         again = await run(edge, "silent")
 
     errors = {code: [event for event in found if event["type"] == "error"] for code, found in ends.items()}
     assert errors["raise"] == [error("ZeroDivisionError", "division by zero", "Traceback …", "1/0")]
     assert errors["timeout"][-1] == error("TimeoutError", "the run was stopped")
     assert errors["interrupted"] == [error("KeyboardInterrupt", "the run was interrupted")]
+    assert errors["oom"] == [error("CommandExecError", "137", "killed by the kernel: out of memory")]
+    assert errors["late"] == [error("TimeoutError", "the run was stopped, and its context with it")]
     assert errors["die"] == [error("ContextDied", "its process ended by signal 9")]
     assert {found[-1]["type"] for found in ends.values()} == {"execution_complete"}
     assert [event["type"] for event in again] == ["init", "execution_complete"]
-    assert agent.opened["default-python"] == 2, "a default context that died is made again"
+    assert agent.opened["default-python"] == 3, "a default context that died is made again"
+
+
+async def test_what_is_ours_in_events_has_keys_of_its_own() -> None:
+    """Which display is updated, and the calls of a traceback, without what is not known of them."""
+    async with serving_agent(Agent().handlers()) as edge:
+        _, *found = await run(edge, "shown")
+
+    assert found[:-1] == [
+        {"type": "result", "results": {"text": "1"}, "display_id": "d", "update": False},
+        {"type": "result", "results": {"text": "2"}, "display_id": "d", "update": True},
+        {
+            "type": "error",
+            "error": {
+                "ename": "E",
+                "evalue": "v",
+                "traceback": ["t"],
+                "frames": [
+                    {"file": "f.py", "line": 3, "function": "g", "code": "h()"},
+                    {"file": "Cell In[1]", "line": 1},
+                ],
+            },
+        },
+    ]
 
 
 async def test_first_runs_at_once_share_one_default_context() -> None:
@@ -303,6 +337,7 @@ async def test_an_interrupt_hits_the_run_that_is_meant() -> None:
         "evalue": "the run was interrupted while it waited for its turn",
         "traceback": [],
     }
+    assert ended[-1]["receipt"]["cause"] == "interrupted"
     assert (unknown.status_code, unknown.json()["code"]) == (400, "CONTEXT_NOT_FOUND")
 
 

@@ -44,11 +44,27 @@ async def test_what_has_been_read_is_dropped_when_there_is_too_much() -> None:
     tape: Tape[int] = Tape(kept_bytes=50, unread_bytes=1000)
     await write_all(tape, 20)
     assert len(await tape.read(0)) == 20
+    assert tape.check(0) == 1  # it was given to a reader, who may not have dealt with it
+    assert await tape.read(20) == []
     assert [item.number for item in await tape.read(15)] == [16, 17, 18, 19, 20]
     for after in (14, 21, -1):
         with pytest.raises(NotFound) as lost:
             tape.check(after)
         assert lost.value.code == "run.lost"
+
+
+async def test_what_is_larger_than_all_that_is_kept_is_kept_until_it_has_been_dealt_with() -> None:
+    """A connection that breaks in the middle of it costs nothing."""
+    tape: Tape[int] = Tape(kept_bytes=50, unread_bytes=1)
+    writing = asyncio.ensure_future(write_all(tape, 3, size=100))
+    assert [item.value for item in await tape.read(0)] == [1]
+    await asyncio.sleep(0)
+    assert [item.value for item in await tape.read(0)] == [1, 2]
+    assert [item.value for item in await tape.read(1)] == [2]
+    await asyncio.sleep(0)
+    assert [item.value for item in await tape.read(2)] == [3]
+    await writing
+    assert tape.check(1) == 2
 
 
 async def count_to(limit: asyncio.Event, tape: Tape[int]) -> None:

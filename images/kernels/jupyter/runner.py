@@ -121,7 +121,7 @@ class Runner:
         except (OSError, RuntimeError) as error:
             self._channel.say(type="failed", message=f"kernel {self._manager.kernel_name}: {error}")
             return
-        self._channel.say(type="started")
+        self._channel.say(type="started", pid=getattr(self._manager.provisioner, "pid", None) or 0)
 
     async def _watch(self) -> None:
         """When the kernel ends, so do we, as it did: execd tells the client how."""

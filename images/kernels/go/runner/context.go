@@ -66,26 +66,33 @@ func (c *context) run(order order) {
 	for len(c.interrupts) > 0 {
 		<-c.interrupts // of a run that was over
 	}
-	status := c.execute(order)
-	c.channel.say(said{"type": "done", "id": order.ID, "status": status, "count": c.count})
+	status, ended := c.execute(order)
+	done := said{"type": "done", "id": order.ID, "status": status, "count": c.count}
+	if ended != nil {
+		done["peak_memory_bytes"] = ended.peak
+		if !ended.isPanic && !ended.isInterrupted {
+			done["exit_code"] = ended.exitCode
+		}
+	}
+	c.channel.say(done)
 }
 
-// execute returns how a run ended.
-func (c *context) execute(order order) string {
+// execute returns how a run ended, and its program, if it came to one.
+func (c *context) execute(order order) (string, *ending) {
 	if strings.TrimSpace(order.Code) == "" {
-		return "ok"
+		return "ok", nil
 	}
 	plan, failure := c.session.plan(order.Code, c.count)
 	if failure != nil {
-		return c.fail("CompileError", failure)
+		return c.fail("CompileError", failure), nil
 	}
 	if plan.isEmpty() { // declarations only
 		c.session.accept(plan, nil)
-		return "ok"
+		return "ok", nil
 	}
 	binary, failure := c.tools.build(plan, c.count, c.env)
 	if failure != nil {
-		return c.fail("CompileError", failure)
+		return c.fail("CompileError", failure), nil
 	}
 	ended := c.tools.run(binary, c.env, c.session.state, c.interrupts)
 	for _, notice := range ended.lost {
@@ -96,18 +103,18 @@ func (c *context) execute(order order) string {
 	}
 	switch {
 	case ended.isInterrupted:
-		return "interrupted"
+		return "interrupted", ended
 	case ended.isPanic:
 		c.channel.say(said{"type": "error", "name": "panic", "value": ended.panicText, "traceback": ended.trace})
-		return "error"
+		return "error", ended
 	case ended.status != "":
 		c.channel.say(said{"type": "error", "name": "ExitError", "value": ended.status, "traceback": []string{}})
-		return "error"
+		return "error", ended
 	}
 	if ended.result != "" {
 		c.channel.say(said{"type": "result", "data": map[string]string{"text/plain": ended.result}, "count": c.count})
 	}
-	return "ok"
+	return "ok", ended
 }
 
 func (c *context) fail(name string, lines []string) string {

@@ -166,6 +166,8 @@ type ending struct {
 	isInterrupted, isPanic bool
 	isWhole                bool // it came to its end, and has kept its variables
 	status                 string
+	exitCode               int // 128 + signal number when a signal ended it
+	peak                   int64 // bytes of memory
 	result, panicText      string
 	trace, lost            []string
 	state                  []byte
@@ -221,11 +223,24 @@ func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan
 	kept.Seek(0, io.SeekStart)
 	ended.state, _ = io.ReadAll(kept)
 	kept.Close()
+	ended.exitCode, ended.peak = used(command.ProcessState)
 	ended.isWhole = err == nil || ended.isPanic
 	if err != nil && !ended.isPanic {
 		ended.status = err.Error()
 	}
 	return ended
+}
+
+// used returns a program's exit code, as shells have it, and the most memory that it had at once, in bytes.
+func used(state *os.ProcessState) (code int, peak int64) {
+	code = state.ExitCode()
+	if status, isKnown := state.Sys().(syscall.WaitStatus); isKnown && status.Signaled() {
+		code = 128 + int(status.Signal())
+	}
+	if usage, isKnown := state.SysUsage().(*syscall.Rusage); isKnown {
+		peak = int64(usage.Maxrss) * 1024
+	}
+	return code, peak
 }
 
 // stateFile makes a file that has no name any more.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import site
 import sys
@@ -15,6 +17,10 @@ from sandlot_python.shell import ContextShell
 PROTOCOL = 1
 IDLE_S = 0.003
 FIRST_RUN = "None or 1"
+# Audit events after which somebody else may print.
+OTHERS = frozenset(
+    ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "ctypes.dlsym")
+)
 OOM_SCORE = 200  # above the zygote, whose pages every context shares: one context dies before all lose their source
 
 
@@ -50,6 +56,7 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
         channel.send({"type": "failed", "message": f"{start['cwd']}: {error.strerror}"})
         return
     shell.interrupts = interrupts
+    sys.addaudithook(functools.partial(_flush_before_others, shell))
     channel.send({"type": "started"})
     while (copy := _serve_runs(channel, shell, interrupts)) is not None:
         channel.let_go()
@@ -165,6 +172,13 @@ class _Runs:
             shell.show_error(type(error), error, [f"{type(error).__name__}: {error}"])
         struck = isinstance(error, KeyboardInterrupt) or shell.interrupted
         return "interrupted" if struck else "error"
+
+
+def _flush_before_others(shell: ContextShell, event: str, _: tuple[Any, ...]) -> None:
+    """An unfinished line comes before what a program prints that is about to be started, or C code just looked up."""
+    if event in OTHERS:
+        with contextlib.suppress(Exception):  # it would be an error of what is about to happen
+            shell.flush()
 
 
 def _search_path(environment: dict[str, str]) -> None:

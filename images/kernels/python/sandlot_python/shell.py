@@ -6,6 +6,8 @@ import asyncio
 import builtins
 import getpass
 import importlib
+import itertools
+import linecache
 import os
 import selectors
 import shutil
@@ -34,7 +36,12 @@ from sandlot_python import figures
 from sandlot_python.channel import Channel, Interrupts, TooLarge
 
 _HERE = os.path.dirname(__file__) + os.sep
+_IPYTHON = os.path.dirname(IPython.__file__) + os.sep
 _LOOP_CODE = (os.path.dirname(asyncio.__file__) + os.sep, selectors.__file__)
+
+MAX_OUTER_FRAMES = 20  # of a traceback; what endless recursion leaves out are calls in its middle
+MAX_INNER_FRAMES = 80
+MAX_CODE_CHARS = 1000
 
 ExcTuple = tuple[type[BaseException], BaseException, "TracebackType | None"]
 
@@ -138,9 +145,27 @@ class ContextShell(InteractiveShell):
         self.flush()
         message = {"type": "error", "name": kind.__name__, "value": _text_of(value), "traceback": lines}
         try:
-            self.channel.send(message)
+            self.channel.send({**message, "frames": self._frames_of(value)})
         except TooLarge as error:
             self.channel.send({**message, "value": f"(not shown: {error})", "traceback": []})
+
+    def _frames_of(self, value: BaseException) -> list[tuple[str, int, str, str]]:
+        """Return file, line, function and code of each call that led to an exception, from the run's code on."""
+        calls = ((frame.f_code, line) for frame, line in traceback.walk_tb(value.__traceback__))
+        ours = itertools.dropwhile(lambda call: call[0].co_filename.startswith(_IPYTHON), calls)
+        found = [(code.co_filename, line, code.co_name) for code, line in ours if line is not None]
+        found = [*found[:MAX_OUTER_FRAMES], *found[MAX_OUTER_FRAMES:][-MAX_INNER_FRAMES:]]
+        if isinstance(value, SyntaxError) and value.filename and value.lineno:
+            found.append((value.filename, value.lineno, ""))
+        return [
+            (self._name_of_file(file), line, function, linecache.getline(file, line).strip()[:MAX_CODE_CHARS])
+            for file, line, function in found
+        ]
+
+    def _name_of_file(self, file: str) -> str:
+        """Return what a traceback calls it: `Cell In[3]`, where it is the code of a run."""
+        cell = self.compile.format_code_name(file)
+        return " ".join(cell) if cell else file
 
     # -- errors
 

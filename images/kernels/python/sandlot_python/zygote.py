@@ -222,13 +222,13 @@ def _prepare_streams() -> None:
 
 
 def _flush_c_streams() -> Callable[[], object]:
-    """Have C code's stdout leave at line ends as well; return what flushes the rest."""
+    """Have what C code prints leave at once, ahead of what Python prints next; return what flushes the rest."""
     try:
         import ctypes
 
         libc = ctypes.CDLL(None)
-        line_buffered = 1
-        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, line_buffered, 0)
+        unbuffered = 2
+        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, unbuffered, 0)
     except (ImportError, OSError, ValueError, AttributeError):
         return lambda: None
     return lambda: libc.fflush(None)

@@ -68,7 +68,7 @@ async def _run(config: Config) -> None:
         Forwarding().handlers(),
         Meter().handlers(),
     )
-    handlers[SandboxClaim] = contexts.limited_by(ports.kept_by(handlers[SandboxClaim]))
+    handlers[SandboxClaim] = sessions.limited_by(contexts.limited_by(ports.kept_by(handlers[SandboxClaim])))
     gc.freeze()  # what has been made until here stays: no collection need look at it, or touch its pages
     serving = asyncio.ensure_future(serve_forever(config.socket_path, Dispatcher(handlers)))
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)

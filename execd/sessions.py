@@ -24,6 +24,7 @@ from execd.wire.messages import (
     Done,
     IsolationRead,
     Request,
+    SandboxClaim,
     SessionClose,
     SessionInterrupt,
     SessionJob,
@@ -54,6 +55,15 @@ class Sessions:
             SessionJob: self._describe_job,
             IsolationRead: self._read_isolation,
         }
+
+    def limited_by(self, claim: Handler) -> Handler:
+        """Return the claim's handler, made to take the limit first that it sets for what runs print."""
+
+        async def serve(stream: Stream, request: SandboxClaim) -> None:
+            self.table.max_output_bytes = request.max_output_bytes
+            await claim(stream, request)
+
+        return serve
 
     async def shutdown(self) -> None:
         """End all sessions."""

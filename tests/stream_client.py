@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.live_server import LiveServer
+
 PATIENCE_S = 20.0
 JSON, MSGPACK = "sandlot.json.v1", "sandlot.msgpack.v1"
 
@@ -89,3 +91,17 @@ async def streaming(
         max_size=None,
     ) as socket:
         yield StreamClient(socket)
+
+
+@contextlib.asynccontextmanager
+async def connected(server: LiveServer, sandbox: str) -> AsyncIterator[StreamClient]:
+    """Connect to the stream of a sandbox of a server."""
+    url = f"{server.address.replace('http', 'ws')}/v1/sandboxes/{sandbox}/stream"
+    async with streaming(url, headers={"OPEN-SANDBOX-API-KEY": server.key}) as client:
+        assert (await client.hello())["sandbox"] == sandbox
+        yield client
+
+
+def of_type(messages: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Those of one kind."""
+    return [message for message in messages if message["type"] == kind]

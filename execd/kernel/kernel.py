@@ -35,7 +35,7 @@ from execd.kernel.channel import (
 from execd.kernel.manifest import Manifest
 from execd.kernel.question import Question
 from execd.kernel.run import Run
-from execd.kernel.runner import Runner
+from execd.kernel.runner import Ending, Runner
 from execd.kernel.usage import Usage
 from execd.process.limits import KILLED_CODE, Limits
 from execd.wire.aio import Stream
@@ -229,12 +229,12 @@ class Kernel:
         self._usage.begin()
         began = time.monotonic()
 
-        def receipt(cause: str, *, peak_of_others: int = 0, **more: Any) -> ContextDone:
+        def receipt(cause: str, *, life_s: float = 0.0, peak: int = 0, **more: Any) -> ContextDone:
             return ContextDone(
                 cause,
                 wall_s=time.monotonic() - began,
-                cpu_s=self._usage.cpu_s(),
-                peak_memory_bytes=max(self._usage.peak_memory_bytes(), peak_of_others),
+                cpu_s=self._usage.cpu_s(life_s),
+                peak_memory_bytes=max(self._usage.peak_memory_bytes(), peak),
                 output_bytes=run.output_bytes,
                 limits_hit=self._limits.hits().since(self._hits_before),
                 **more,
@@ -262,14 +262,25 @@ class Kernel:
                     cause,
                     execution_count=done.count,
                     exit_code=done.exit_code,
-                    peak_of_others=done.peak_memory_bytes,
+                    peak=done.peak_memory_bytes,
                 )
             )
         except _Gone as gone:
             await self._drain(run)
             cause = "timeout" if run.timed_out else "died"
             died_of, exit_code = self._died_of()
-            await run.finish(receipt(cause, message=str(gone)[:MAX_REASON], died_of=died_of, exit_code=exit_code))
+            ended = self._alive.ended
+            life = ended.result() if ended.done() else Ending(0)
+            await run.finish(
+                receipt(
+                    cause,
+                    life_s=life.cpu_s,
+                    peak=life.peak_memory_bytes,
+                    message=str(gone)[:MAX_REASON],
+                    died_of=died_of,
+                    exit_code=exit_code,
+                )
+            )
             raise
         finally:
             for timer in timers:

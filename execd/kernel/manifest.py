@@ -109,8 +109,10 @@ class _Wrong(Exception):
 def _line_of(text: str, key: str) -> str:
     """Return ":3" when a key stands in the third line; "" when nobody wrote it, which may be what is wrong."""
     name = key.partition("[")[0].partition(".")[0]
+    # `name = …`, `"name" = …`, `name.more = …`, `[name]`, `[name.more]`
+    written = re.compile(rf"""\s*(\[\[?\s*)?(["']?){re.escape(name)}\2\s*[.=\]]""")
     for number, line in enumerate(text.splitlines(), 1):
-        if name and line.split("=")[0].strip() in (name, f'"{name}"', f"[{name}]"):
+        if name and written.match(line):
             return f":{number}"
     return ""
 
@@ -128,9 +130,11 @@ def _read(path: str) -> tuple[str, dict[str, object]]:
     except OSError as error:
         raise _Wrong("", f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise _Wrong("", f"not UTF-8: {error.reason} at byte {error.start}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _Wrong("", f"not UTF-8: {error.reason} at byte {error.start} (at line {line})") from error
     except tomllib.TOMLDecodeError as error:
-        raise _Wrong("", f"not TOML: {error}") from error
+        end = f"at line {len(text.splitlines())}, the last one"
+        raise _Wrong("", f"not TOML: {error}".replace("at end of document", end)) from error
 
 
 def _parse(content: dict[str, object]) -> Manifest:

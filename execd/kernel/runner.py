@@ -28,6 +28,8 @@ class Ending(NamedTuple):
     """How a runner's process ended."""
 
     code: int  # negative: minus the signal's number
+    cpu_s: float = 0.0  # of its whole life, with the children that it waited for; 0 where nobody has told
+    peak_memory_bytes: int = 0
 
     def __str__(self) -> str:
         if self.code >= 0:
@@ -41,7 +43,8 @@ class Ending(NamedTuple):
     @classmethod
     def of(cls, exited: Exit) -> Ending:
         """From what the reaper says."""
-        return cls(-exited.signal if exited.signal else exited.exit_code)
+        code = -exited.signal if exited.signal else exited.exit_code
+        return cls(code, exited.cpu_s, exited.peak_memory_bytes)
 
 
 class Endpoints(NamedTuple):

@@ -32,8 +32,13 @@ class Usage:
         except OSError:
             pass  # then the peak is the one since its start
 
-    def cpu_s(self) -> float:
-        """CPU time since then, in seconds: of the process, and of the children that it waited for. Ask once a run."""
+    def cpu_s(self, life_s: float = 0.0) -> float:
+        """CPU time since then, in seconds: of the process, and of the children that it waited for. Ask once a run.
+
+        *life_s* is that of its whole life, when that is over.
+        """
+        if life_s:
+            return max(0.0, life_s - self._own_s - self._children_s)
         before_s, self._children_s = self._children_s, self._children()
         return max(0.0, self._own() - self._own_s) + max(0.0, self._children_s - before_s)
 

@@ -62,6 +62,8 @@ class Exited(ZygoteMessage, tag="exited", frozen=True):
 
     id: int
     code: int  # negative: minus the signal's number
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 _decoder = msgspec.json.Decoder(Ready | Forked | Failed | Exited)
@@ -206,9 +208,9 @@ class _Life:
                 self._children.pop(number, None)
                 if (forked := self._forks.pop(number, None)) and not forked.done():
                     forked.set_exception(self._error(reason))
-            case Exited(number, code):
+            case Exited(number):
                 if (runner := self._children.pop(number, None)) and not runner.ended.done():
-                    runner.ended.set_result(Ending(code))
+                    runner.ended.set_result(Ending(message.code, message.cpu_s, message.peak_memory_bytes))
 
     def _read_output(self) -> bool:
         """Keep the end of what it prints; it must never block on that. Return whether there was something."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.live_server import LiveServer, run_script
-from tests.stream_client import StreamClient, output, streaming
+from tests.stream_client import connected, of_type, output
 
 CREATE = {
     "image": {"uri": "sandlot/code-interpreter"},
@@ -37,6 +35,15 @@ ENDLESS = {
     "java": "while (true) {}",
     "go": "for {}",
     "bash": "while :; do :; done",
+}
+
+BEGUN = {
+    "python": "print('begun')\n",
+    "javascript": "console.log('begun');",
+    "typescript": "console.log('begun');",
+    "java": 'System.out.println("begun");',
+    "go": 'fmt.Println("begun")\n',
+    "bash": "echo begun;",
 }
 
 SDK = """
@@ -112,21 +119,9 @@ def sandbox(server: LiveServer) -> Iterator[str]:
     server.request("DELETE", f"/v1/sandboxes/{sandbox_id}")
 
 
-@contextlib.asynccontextmanager
-async def connected(server: LiveServer, sandbox: str) -> AsyncIterator[StreamClient]:
-    url = f"{server.address.replace('http', 'ws')}/v1/sandboxes/{sandbox}/stream"
-    async with streaming(url, headers={"OPEN-SANDBOX-API-KEY": server.key}) as client:
-        assert (await client.hello())["sandbox"] == sandbox
-        yield client
-
-
-def of_type(messages: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [message for message in messages if message["type"] == kind]
-
-
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_through_the_stream(server: LiveServer, sandbox: str, language: str) -> None:
-    """The same, and what each run has used; an interrupt ends a run and not the context."""
+    """The same, and what each run has used; a time limit and an interrupt end a run and not the context."""
     leave, show, value, wrong, error = LANGUAGES[language]
     async with connected(server, sandbox) as client:
         (opened, _) = await client.ask("context.open", language=language)
@@ -145,6 +140,11 @@ async def test_through_the_stream(server: LiveServer, sandbox: str, language: st
         assert [raised["name"] for raised in of_type(failed, "raised")] == ([error] if value else [])
         late = await client.ask("run", code=ENDLESS[language], context=context, timeout_s=1)
         assert late[-1]["receipt"]["cause"] == "timeout"
+        endless = await client.open("run", code=BEGUN[language] + ENDLESS[language], context=context)
+        while (await client.next(endless))["type"] != "data":
+            pass
+        await client.ask("context.interrupt", id=context)
+        assert (await client.rest(endless))[-1]["receipt"]["cause"] == "interrupted"
         again = await client.ask("run", code=show, context=context)
         assert output(again) == output(shown)
         await client.ask("context.close", id=context)

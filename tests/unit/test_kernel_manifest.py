@@ -115,14 +115,35 @@ def test_a_wrong_manifest_is_named_with_its_key_and_hurts_no_other(tmp_path: Pat
     assert [one.language for one in languages.manifests] == ["good"]
 
 
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [
+        ("zygot = true", ":4: zygot: object contains unknown field"),
+        ("'zygot' = true", ":4: zygot: object contains"),
+        ('"zygot" = true', ":4: zygot: object contains"),
+        ("env.A = 1", ":4: env[...]: expected `str`"),
+        ("[env]\nA = 1", ":4: env[...]: expected `str`"),
+        ("[extra.sub]\na = 1", ":4: extra: object contains unknown field"),
+        ("[[extra]]\na = 1", ":4: extra: object contains unknown field"),
+        ("# zygote = 1\n  zygote = 1", ":5: zygote: expected `bool`"),
+        ("preload = [\n  'a',\n", "at line 6, the last one"),
+        ("check = \n", "(at line 4, column 9)"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, more: str, place: str) -> None:
+    (tmp_path / "toy.toml").write_text(f'language = "toy"\ncommand = ["toy"]\n\n{more}\n')
+
+    assert place in problem_of(load(str(tmp_path)), "toy")
+
+
 def test_a_manifest_that_is_no_text_or_too_large_or_unreadable_is_refused_by_its_file_name(tmp_path: Path) -> None:
-    (tmp_path / "bytes.toml").write_bytes(b"language = '\xff'")
+    (tmp_path / "bytes.toml").write_bytes(b"# bytes\nlanguage = '\xff'")
     (tmp_path / "large.toml").write_text("#" * 70_000)
     (tmp_path / "folder.toml").mkdir()
 
     languages = load(str(tmp_path))
 
-    assert "not UTF-8" in problem_of(languages, "bytes")
+    assert "not UTF-8: invalid start byte at byte 20 (at line 2)" in problem_of(languages, "bytes")
     assert "larger than" in problem_of(languages, "large")
     assert "cannot be read: Is a directory" in problem_of(languages, "folder")
 

@@ -2,7 +2,7 @@
 # that page promises, so nothing has to parse JSON.
 
 exec 2>&"$__SANDLOT_STDERR" {__SANDLOT_STDERR}>&-
-exec 62<&"$SANDLOT_CHANNEL_FD" {SANDLOT_CHANNEL_FD}<&-
+((SANDLOT_CHANNEL_FD == 62)) || exec 62<&"$SANDLOT_CHANNEL_FD" {SANDLOT_CHANNEL_FD}<&-
 unset __SANDLOT_STDERR SANDLOT_CHANNEL_FD SANDLOT_PRELOAD HISTFILE
 set +o history +m
 PS1='' PS2='' PS4='+ '

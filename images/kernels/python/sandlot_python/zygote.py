@@ -172,9 +172,11 @@ class Zygote:
                     os.killpg(ended.si_pid, signal.SIGKILL)
                 except OSError:
                     pass  # nothing is left of it
-            _, status = os.waitpid(ended.si_pid, 0)
+            _, status, used = os.wait4(ended.si_pid, 0)
             if name is not None:
-                self._say(type="exited", id=name, pid=ended.si_pid, code=os.waitstatus_to_exitcode(status))
+                cpu_s, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+                code = os.waitstatus_to_exitcode(status)
+                self._say(type="exited", id=name, code=code, cpu_s=cpu_s, peak_memory_bytes=peak)
 
     def _say(self, **message: Any) -> None:
         self._execd.send(json.dumps(message).encode())

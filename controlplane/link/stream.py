@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -19,12 +20,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Stream:
-    """One request to execd and its replies. Leaving the `async with` block resets what has not ended."""
+    """One request to execd and its replies. Leaving the `async with` block resets what has not ended.
 
-    __slots__ = ("_stream",)
+    `on_close`: whom to tell when it is closed, perhaps more than once.
+    """
+
+    __slots__ = ("_stream", "on_close")
 
     def __init__(self, stream: aio.Stream) -> None:
         self._stream = stream
+        self.on_close: Callable[[], None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -40,6 +45,8 @@ class Stream:
             self._stream.end()
         else:
             self._stream.reset("client.gone", "the caller is not interested any more")
+        if self.on_close is not None:
+            self.on_close()
 
     async def receive(self) -> Reply | Data | None:
         """Return the next reply or piece of data; None at the end.

@@ -58,6 +58,7 @@ class Sandboxes:
                 extensions=request.extensions,
                 limits=request.limits or Limits(),
                 network=bool(request.network),
+                platform=request.platform,
             ),
             state=State.RUNNING,
             created_at=now,

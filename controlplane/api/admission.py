@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 
 from controlplane.api.quantities import parse_cpus, parse_memory
-from controlplane.api.schema import CreateSandboxRequest, Image, Platform, clean_env
+from controlplane.api.schema import CreateSandboxRequest, Image, PlatformView, clean_env
 from controlplane.api.volumes import admit_volumes
 from controlplane.errors import InvalidRequest
 from controlplane.lifecycle.activity import IDLE_KEY, RENEWAL_KEY
-from controlplane.sandbox import ISOLATION_KEY, CreateRequest, Credentials, Limits
+from controlplane.sandbox import ISOLATION_KEY, CreateRequest, Credentials, Limits, Platform
 
 MIN_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 10 * 365 * 86400  # ten years: beyond it no calendar is safe
@@ -59,6 +59,7 @@ def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
         limits=limits,
         network=_network(body),
         volumes=admit_volumes(body.volumes or ()),
+        platform=_platform(body.platform),
         user_namespaces=(body.extensions or {}).get(ISOLATION_KEY) == "enable",
         gpus=_gpus((body.resource_limits or {}).get("gpu", "")),
         timeout_s=_timeout(body.timeout),
@@ -73,7 +74,6 @@ def _refuse_unsupported(body: CreateSandboxRequest) -> None:
         "templateId": bool(body.template_id),
         "lifecycle": bool(body.lifecycle),
         "credentialProxy.enabled": body.credential_proxy is not None and body.credential_proxy.enabled,
-        "platform": body.platform is not None and not _is_ours(body.platform),
     }
     for name, is_asked in refused.items():
         if is_asked:
@@ -123,9 +123,15 @@ def _unsupported(name: str, more: str = "") -> InvalidRequest:
     return InvalidRequest(f"{name}: is not supported by this server{more}", code="sandbox.unsupported")
 
 
-def _is_ours(wanted: Platform) -> bool:
+def _platform(wanted: PlatformView | None) -> Platform | None:
+    """Return the platform that was asked for, which must be the one there is."""
+    if wanted is None:
+        return None
     machine = platform.machine()
-    return (wanted.os.strip().lower(), wanted.arch.strip().lower()) == ("linux", _MACHINES.get(machine, machine))
+    ours = Platform("linux", _MACHINES.get(machine, machine))
+    if Platform(wanted.os.strip().lower(), wanted.arch.strip().lower()) != ours:
+        raise _unsupported("platform", f"; here it is {ours.os}/{ours.arch}")
+    return ours
 
 
 def _entrypoint(entrypoint: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -343,6 +343,7 @@ class Sandboxes:
             limits=request.limits or defaults.limits,
             network=defaults.allow_network if request.network is None else request.network,
             volumes=tuple(map(self._allowed, request.volumes)),
+            platform=request.platform,
             gpus=request.gpus,
             user_namespaces=request.user_namespaces,
         )

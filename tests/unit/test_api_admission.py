@@ -11,7 +11,7 @@ import pytest
 from controlplane.api.admission import MAX_ENTRIES, admit
 from controlplane.api.schema import CreateSandboxRequest, decode
 from controlplane.errors import InvalidRequest
-from controlplane.sandbox import CreateRequest, Limits
+from controlplane.sandbox import CreateRequest, Limits, Platform
 
 DEFAULTS = Limits(cpus=2.0, memory_bytes=1 << 30, pids=99)
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -63,8 +63,10 @@ def test_limits_that_are_given_in_part_are_filled_from_the_defaults() -> None:
 
 
 def test_what_costs_nothing_to_grant_is_granted() -> None:
-    """Our own platform, endpoints that are always protected, and a policy that forbids everything."""
-    assert admitted(platform={"os": "Linux", "arch": MACHINE}, secureAccess=True).image == "python:3.11"
+    """Our own platform, in any case, endpoints that are always protected, and a policy that forbids everything."""
+    request = admitted(platform={"os": " Linux", "arch": MACHINE.upper()}, secureAccess=True)
+    assert (request.image, request.platform) == ("python:3.11", Platform("linux", MACHINE))
+    assert admitted(platform=None).platform is None
     assert admitted(networkPolicy={"defaultAction": "deny"}).network is False
     assert admitted(credentialProxy={"enabled": False}, volumes=[], lifecycle={}).network is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from controlplane.errors import InvalidRequest, LinkLost, StartFailed
 from controlplane.sandbox import State
 from tests.api_server import API_KEY, SANDBOX_ID, Edge, serving
 
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 BODY = {"image": {"uri": "python:3.11"}, "entrypoint": ["tail", "-f", "/dev/null"]}
 
 
@@ -37,6 +39,20 @@ async def test_create_answers_202_with_a_running_sandbox() -> None:
         "expiresAt": "2026-11-23T04:48:07.317029Z",
         "createdAt": "2026-11-23T04:38:07.317029Z",
     }
+
+
+async def test_a_platform_that_was_asked_for_is_answered() -> None:
+    """By create, get and list, as the SDKs spell it; both fields, whatever their defaults; else there is none."""
+    asked = {"os": "Linux", "arch": MACHINE}
+    async with serving() as edge, edge.client() as client:
+        made = await create(edge, platform=asked)
+        got = await client.get(f"/sandboxes/{SANDBOX_ID}")
+        plain = await create(edge, platform=None)
+        listed = await client.get("/sandboxes")
+
+    assert made.json()["platform"] == got.json()["platform"] == {"os": "linux", "arch": MACHINE}
+    assert "platform" not in plain.json()
+    assert [item.get("platform") for item in listed.json()["items"]] == [None, got.json()["platform"]]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from controlplane.lifecycle.recovery import Differences, compare
 from controlplane.lifecycle.registry import utc_now
 from controlplane.lifecycle.sandboxes import FINISHED_RETENTION
 from controlplane.runtime.driver import Container, ContainerSpec, ContainerState
-from controlplane.sandbox import Limits, Sandbox, SandboxSpec, State, new_sandbox_id
+from controlplane.sandbox import Limits, Platform, Sandbox, SandboxSpec, State, new_sandbox_id
 from tests.control_plane import IMAGE, Home, a_request, until
 from tests.fakes.agents import AgentEngine, CutDriver
 
@@ -103,7 +103,8 @@ def test_a_container_without_a_record_is_unclaimed() -> None:
 async def test_running_sandboxes_are_taken_over(home: Home, engine: AgentEngine) -> None:
     """Same record, same deadline, and a new link follows the same entrypoint."""
     async with home.run() as plane:
-        kept = await plane.sandboxes.create(a_request(timeout_s=600))
+        kept = await plane.sandboxes.create(a_request(timeout_s=600, platform=Platform("linux", "amd64")))
+        assert kept.spec.platform == Platform("linux", "amd64")
         plane.sandboxes.renew(kept.id, utc_now() + timedelta(seconds=1000))
         kept = plane.sandboxes.get(kept.id)
         await crash(home)

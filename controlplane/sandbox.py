@@ -41,7 +41,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     claim: str = ""  # name of the volume, as the caller has it
     create: bool = True  # the claim's volume when there is none
-    delete: bool = False  # the claim's volume when the sandbox has ended
+    delete: bool = False  # the claim's volume, if this makes it, when the last sandbox that uses it has ended
     host_root: str = ""  # a directory that the settings allow; set when there is no claim
     sub_path: str = ""  # below the volume or `host_root`; relative, normal; "" is all of it
 

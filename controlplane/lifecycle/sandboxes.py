@@ -543,9 +543,9 @@ class Sandboxes:
         """Take the container away, then the record too, unless the sandbox ended by itself and may be asked about."""
         try:
             await self._provisioner.remove(sandbox.id, sandbox.container_id)
-            for volume in sandbox.spec.volumes:
-                if volume.claim and volume.delete:
-                    await self._driver.remove_volume(volume.claim, sandbox.id)
+            # It may have been the last user of one that others made.
+            if any(volume.claim for volume in sandbox.spec.volumes):
+                await self._driver.remove_unused_volumes()
             self._removed(sandbox.id)
         except SandlotError as error:
             # The record stays as it is, and the sweep tries again.

@@ -6,12 +6,15 @@ import json
 import platform
 import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live_server import LiveServer, run_script
+
+PATIENCE_S = 30.0
 
 SNAPSHOTS = """
 import asyncio, json
@@ -98,8 +101,9 @@ said["trap"] = refused(pvc=mine, sub_path="trap")
 said["up"] = refused(pvc=mine, sub_path="../x")
 said["host"] = refused(host=Host(path="/etc"))
 said["missing"] = refused(pvc=PVC(claim_name=claim + "x", create_if_not_exists=False))
-reader.kill()
 writer.kill()
+said["left"] = [line.text for line in reader.commands.run("cat /data/file").logs.stdout]
+reader.kill()
 print(json.dumps(said))
 """
 
@@ -192,7 +196,10 @@ def test_snapshots(sdk: Path, server: LiveServer) -> None:
 
 
 def test_volumes(sdk: Path, server: LiveServer, shared: Path) -> None:
-    """Shared by two sandboxes, read-only for one; no way leads out; what is not allowed is refused by its code."""
+    """Shared by two sandboxes, read-only for one; no way leads out; what is not allowed is refused by its code.
+
+    It goes with the second of them, although it was made for the first.
+    """
     claim = f"slt-{secrets.token_hex(4)}"
     said = run_script(sdk, server, VOLUMES, claim, str(shared / "in"))
     assert said["read"][:2] == ["shared", "of the host"]
@@ -201,6 +208,17 @@ def test_volumes(sdk: Path, server: LiveServer, shared: Path) -> None:
     assert said["trap"] == said["up"] == [400, "VOLUME::INVALID_SUB_PATH"]
     assert said["host"] == [400, "VOLUME::HOST_PATH_NOT_ALLOWED"]
     assert said["missing"] == [400, "VOLUME::PVC_NOT_FOUND"]
+    assert said["left"] == ["shared"]
+    deadline = time.monotonic() + PATIENCE_S
+    while names := volumes_of(claim):
+        assert time.monotonic() < deadline, names
+        time.sleep(0.05)  # the engine tells nobody
+
+
+def volumes_of(claim: str) -> str:
+    """The names of the engine's volumes that have the claim's in them."""
+    command = ["docker", "volume", "ls", "--quiet", "--filter", f"name={claim}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def has_gpus() -> bool:

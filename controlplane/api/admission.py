@@ -93,7 +93,7 @@ def _registry_credentials(image: Image | None) -> Credentials | None:
 
 
 def _gpus(text: str) -> str:
-    if not text or text == "all" or (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_GPUS):
+    if not text or text == "all" or _is_number(text, 1, MAX_GPUS):
         return text
     raise InvalidRequest(f'resourceLimits.gpu: must be "all" or a number from 1 to {MAX_GPUS}, not {text[:64]!r}')
 
@@ -207,7 +207,7 @@ def _extensions(extensions: dict[str, str]) -> dict[str, str]:
         raise InvalidRequest(f'extensions.{ISOLATION_KEY}: must be "enable" or "disable", not {isolation[:64]!r}')
     for key, (least, most) in _SECONDS.items():
         text = extensions.get(key, str(least))
-        if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
+        if not _is_number(text, least, most):
             raise InvalidRequest(f"extensions.{key}: must be a number of seconds from {least} to {most}, as a text")
     return extensions
 
@@ -234,6 +234,11 @@ def _network(body: CreateSandboxRequest) -> bool | None:
     if policy.default_action != "deny" or policy.egress:
         raise _unsupported("networkPolicy", ', except {"defaultAction": "deny"} without rules')
     return False
+
+
+def _is_number(text: str, least: int, most: int) -> bool:
+    """Whether it says a number from *least* to *most*, in few digits: Python refuses to read thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most
 
 
 def _check_count(entries: dict[str, str], name: str) -> None:

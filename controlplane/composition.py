@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -48,12 +49,16 @@ class ControlPlane(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def compose(
-    settings: Settings, make_driver: Callable[[str], Driver], *, verify: Callable[[int, str], bool] = is_init_of
+    settings: Settings,
+    make_driver: Callable[[str], Driver],
+    *,
+    verify: Callable[[int, str], bool] = is_init_of,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[ControlPlane]:
     """Run a control plane inside the `async with` block.
 
-    `make_driver` gets the id of this installation. Leaving the block removes warm containers; sandboxes go on. Before
-    that, nothing may be asked of it any more.
+    `make_driver` gets the id of this installation; by *clock* (Unix time, s) sandboxes are used and end. Leaving the
+    block removes warm containers; sandboxes go on. Before that, nothing may be asked of it any more.
 
     Raises:
         ConfigError: the settings cannot be met here: a directory that cannot be written, or that another server uses.
@@ -66,7 +71,7 @@ async def compose(
         stack.callback(store.close)
         keys, made_key = credentials.load(Path(settings.paths.state_dir), settings.server.api_keys)
         directory, deadlines = Directory(), Deadlines()
-        # Links come up for sandboxes, and sandboxes are made with links: the one knot, tied by two late calls.
+        # Links come up for sandboxes, and sandboxes are made with links: a knot, tied by two late calls.
         accept = Accept(
             Path(settings.paths.run_dir),
             directory,
@@ -93,7 +98,13 @@ async def compose(
             max_starting=settings.engine.concurrent_starts,
         )
         stack.push_async_callback(pool.aclose)
-        pauses = Pauses(registry, driver, background)
+        # Another knot: sandboxes come from snapshots, those need pauses, and to resume a sandbox is to use it.
+        pauses = Pauses(
+            registry,
+            driver,
+            background,
+            on_resumed=lambda sandbox_id: sandboxes.used(sandbox_id),  # noqa: PLW0108 - bound when called
+        )
         snapshots = Snapshots(
             store=store,
             registry=registry,
@@ -112,6 +123,7 @@ async def compose(
             directory=directory,
             background=background,
             find_snapshot=snapshots.get,
+            clock=clock,
         )
         recovery = Recovery(
             driver=driver,
@@ -129,7 +141,7 @@ async def compose(
         snapshots.recover()
         background.start(recovery.watch_forever(), name="recovery.watch")
         background.start(recovery.sweep_forever(), name="recovery.sweep")
-        background.start(reap(deadlines, sandboxes.expire), name="lifecycle.reap")
+        background.start(reap(deadlines, sandboxes.expire, clock), name="lifecycle.reap")
         background.start(store.tend(), name="store.tend")
         pool.open()
         yield ControlPlane(

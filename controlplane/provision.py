@@ -77,7 +77,7 @@ class Provisioner:
                 await self._driver.start(container_id)
                 await arrival.wait(timeout_s=LINK_TIMEOUT_S)
         except BaseException:
-            await self._undo(sandbox_id, container_id)
+            await self._undo(sandbox_id, container_id, template)
             raise
         return Warm(sandbox_id, container_id, template)
 
@@ -108,12 +108,17 @@ class Provisioner:
             self._owned.discard(sandbox_id)
 
     async def discard(self, warm: Warm) -> None:
-        """Take a warm container away. Errors as in `remove`."""
-        await self.remove(warm.sandbox_id, warm.container_id)
+        """Take a container that is nobody's away, with what was made for it. Errors as in `remove`."""
+        await self._discard(warm.sandbox_id, warm.container_id, warm.template)
 
-    async def _undo(self, sandbox_id: str, container_id: str) -> None:
+    async def _discard(self, sandbox_id: str, container_id: str, template: Template) -> None:
+        await self.remove(sandbox_id, container_id)
+        if any(volume.claim for volume in template.volumes):
+            await self._driver.remove_unused_volumes()
+
+    async def _undo(self, sandbox_id: str, container_id: str, template: Template) -> None:
         try:
-            await self.remove(sandbox_id, container_id)
+            await self._discard(sandbox_id, container_id, template)
         except SandlotError as error:  # the reason why we undo is worth more to the caller
             log.warning("provision.undo_failed", sandbox=sandbox_id, error=error.message)
 

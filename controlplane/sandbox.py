@@ -41,7 +41,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     claim: str = ""  # name of the volume, as the caller has it
     create: bool = True  # the claim's volume when there is none
-    delete: bool = False  # the claim's volume when the sandbox has ended
+    delete: bool = False  # the claim's volume, if this makes it, when the last sandbox that uses it has ended
     host_root: str = ""  # a directory that the settings allow; set when there is no claim
     sub_path: str = ""  # below the volume or `host_root`; relative, normal; "" is all of it
 
@@ -60,6 +60,13 @@ class Credentials(msgspec.Struct, frozen=True):
 ISOLATION_KEY = "bootstrap.execd.isolation"
 
 
+class Platform(msgspec.Struct, frozen=True):
+    """What an image must run on, in the contract's words: linux, amd64 or arm64."""
+
+    os: str
+    arch: str
+
+
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asks for, valid in itself. None means: as the settings say."""
 
@@ -73,6 +80,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits | None = None
     network: bool | None = None
     volumes: tuple[Volume, ...] = ()
+    platform: Platform | None = None
     gpus: str = ""  # a number, or "all"
     user_namespaces: bool = False  # it may make some: for isolated sessions in it
     timeout_s: int | None = None  # None: no expiry, or the longest lifetime that the settings allow
@@ -89,6 +97,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     network: bool = False
     volumes: tuple[Volume, ...] = ()
+    platform: Platform | None = None  # only where it was asked for
     gpus: str = ""
     user_namespaces: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -58,6 +58,7 @@ class Sandboxes:
                 extensions=request.extensions,
                 limits=request.limits or Limits(),
                 network=bool(request.network),
+                platform=request.platform,
             ),
             state=State.RUNNING,
             created_at=now,
@@ -91,6 +92,11 @@ class Sandboxes:
         if expires_at <= datetime.now(UTC):
             raise InvalidRequest("expiresAt must be in the future", code="sandbox.invalid_expiration")
         return self.put(replace(sandbox, expires_at=expires_at))
+
+    @contextlib.contextmanager
+    def in_use(self, sandbox_id: str) -> Iterator[None]:
+        """Nothing here ends by itself."""
+        yield
 
     def change_metadata(self, sandbox_id: str, changes: Mapping[str, str | None], *, most: int) -> Sandbox:
         """Merge."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ class Home:
 
     @contextlib.asynccontextmanager
     async def run(
-        self, *, full: bool = True, storage: StorageSettings | None = None, **sandbox: Any
+        self,
+        *,
+        full: bool = True,
+        storage: StorageSettings | None = None,
+        clock: Callable[[], float] = time.time,
+        **sandbox: Any,
     ) -> AsyncIterator[ControlPlane]:
         """Run a control plane, with these settings of `[sandbox]`; with *full*, once its pool is full."""
         settings = Settings(
@@ -44,7 +50,7 @@ class Home:
             storage=storage or StorageSettings(),
             paths=PathSettings(state_dir=str(self.path / "state"), run_dir=str(self.path / "run")),
         )
-        async with compose(settings, self._make_driver, verify=lambda pid, container_id: True) as plane:
+        async with compose(settings, self._make_driver, verify=_anybody, clock=clock) as plane:
             if full:
                 async with asyncio.timeout(PATIENCE_S):
                     await plane.pool.wait_full()
@@ -67,6 +73,10 @@ class Home:
         """Remove all there is."""
         await self.engine.aclose()
         shutil.rmtree(self.path)
+
+
+def _anybody(pid: int, container_id: str) -> bool:
+    return True
 
 
 def a_request(**changes: Any) -> CreateRequest:

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 
 from controlplane.api.quantities import parse_cpus, parse_memory
-from controlplane.api.schema import CreateSandboxRequest, Image, Platform, clean_env
+from controlplane.api.schema import CreateSandboxRequest, Image, PlatformView, clean_env
 from controlplane.api.volumes import admit_volumes
 from controlplane.errors import InvalidRequest
 from controlplane.lifecycle.activity import IDLE_KEY, RENEWAL_KEY
-from controlplane.sandbox import ISOLATION_KEY, CreateRequest, Credentials, Limits
+from controlplane.sandbox import ISOLATION_KEY, CreateRequest, Credentials, Limits, Platform
 
 MIN_TIMEOUT_S = 60
 MAX_TIMEOUT_S = 10 * 365 * 86400  # ten years: beyond it no calendar is safe
@@ -59,6 +59,7 @@ def admit(body: CreateSandboxRequest, defaults: Limits) -> CreateRequest:
         limits=limits,
         network=_network(body),
         volumes=admit_volumes(body.volumes or ()),
+        platform=_platform(body.platform),
         user_namespaces=(body.extensions or {}).get(ISOLATION_KEY) == "enable",
         gpus=_gpus((body.resource_limits or {}).get("gpu", "")),
         timeout_s=_timeout(body.timeout),
@@ -73,7 +74,6 @@ def _refuse_unsupported(body: CreateSandboxRequest) -> None:
         "templateId": bool(body.template_id),
         "lifecycle": bool(body.lifecycle),
         "credentialProxy.enabled": body.credential_proxy is not None and body.credential_proxy.enabled,
-        "platform": body.platform is not None and not _is_ours(body.platform),
     }
     for name, is_asked in refused.items():
         if is_asked:
@@ -93,7 +93,7 @@ def _registry_credentials(image: Image | None) -> Credentials | None:
 
 
 def _gpus(text: str) -> str:
-    if not text or text == "all" or (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_GPUS):
+    if not text or text == "all" or _is_number(text, 1, MAX_GPUS):
         return text
     raise InvalidRequest(f'resourceLimits.gpu: must be "all" or a number from 1 to {MAX_GPUS}, not {text[:64]!r}')
 
@@ -123,9 +123,15 @@ def _unsupported(name: str, more: str = "") -> InvalidRequest:
     return InvalidRequest(f"{name}: is not supported by this server{more}", code="sandbox.unsupported")
 
 
-def _is_ours(wanted: Platform) -> bool:
+def _platform(wanted: PlatformView | None) -> Platform | None:
+    """Return the platform that was asked for, which must be the one there is."""
+    if wanted is None:
+        return None
     machine = platform.machine()
-    return (wanted.os.strip().lower(), wanted.arch.strip().lower()) == ("linux", _MACHINES.get(machine, machine))
+    ours = Platform("linux", _MACHINES.get(machine, machine))
+    if Platform(wanted.os.strip().lower(), wanted.arch.strip().lower()) != ours:
+        raise _unsupported("platform", f"; here it is {ours.os}/{ours.arch}")
+    return ours
 
 
 def _entrypoint(entrypoint: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -201,7 +207,7 @@ def _extensions(extensions: dict[str, str]) -> dict[str, str]:
         raise InvalidRequest(f'extensions.{ISOLATION_KEY}: must be "enable" or "disable", not {isolation[:64]!r}')
     for key, (least, most) in _SECONDS.items():
         text = extensions.get(key, str(least))
-        if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
+        if not _is_number(text, least, most):
             raise InvalidRequest(f"extensions.{key}: must be a number of seconds from {least} to {most}, as a text")
     return extensions
 
@@ -228,6 +234,11 @@ def _network(body: CreateSandboxRequest) -> bool | None:
     if policy.default_action != "deny" or policy.egress:
         raise _unsupported("networkPolicy", ', except {"defaultAction": "deny"} without rules')
     return False
+
+
+def _is_number(text: str, least: int, most: int) -> bool:
+    """Whether it says a number from *least* to *most*, in few digits: Python refuses to read thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most
 
 
 def _check_count(entries: dict[str, str], name: str) -> None:

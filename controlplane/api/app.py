@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 import prometheus_client
@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from controlplane.api.access import AccessLog
 from controlplane.api.addresses import PortAddresses
@@ -114,7 +114,7 @@ def make_app(
             f"/sandboxes/{{sandbox_id}}/proxy/{EXECD_PORT}",
             _execd_routes(sandboxes, relay, health, codes, events, settings),
         ),
-        _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EGRESS_PORT}", _egress_routes(egress)),
+        _as_use(sandboxes, _mount(f"/sandboxes/{{sandbox_id}}/proxy/{EGRESS_PORT}", _egress_routes(egress))),
         *_port_routes("/sandboxes/{sandbox_id}/proxy", ports),
         Route("/sandboxes", lifecycle.create, methods=["POST"], name="sandbox.create"),
         Route("/sandboxes", lifecycle.list, methods=["GET"], name="sandbox.list"),
@@ -137,7 +137,7 @@ def make_app(
             "/sandboxes/{sandbox_id}/diagnostics/{kind}", diagnostics.read, methods=["GET"], name="sandbox.diagnostics"
         ),
         Route("/sandboxes/{sandbox_id}/endpoints/{port}", lifecycle.endpoint, name="sandbox.endpoint"),
-        WebSocketRoute("/sandboxes/{sandbox_id}/stream", streams.serve, name=STREAM_OPERATION),
+        _as_use(sandboxes, WebSocketRoute("/sandboxes/{sandbox_id}/stream", streams.serve, name=STREAM_OPERATION)),
         Route("/sandboxes/{sandbox_id}/stream/tickets", tickets.issue, methods=["POST"], name="ticket.issue"),
         Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="sandbox.get"),
         Route("/metrics/events", lifecycle.report, methods=["POST"], name="metrics.report"),
@@ -192,7 +192,7 @@ def _execd_routes(
         Route("/session", sessions.create, methods=["POST"], name="session.create"),
         Route("/session/{session_id}/run", sessions.run, methods=["POST"], name="session.run"),
         Route("/session/{session_id}", sessions.delete, methods=["DELETE"], name="session.delete"),
-        Route("/runs/{run_id}/events", events.resume, methods=["GET"], name="run.resume"),
+        _as_use(sandboxes, Route("/runs/{run_id}/events", events.resume, methods=["GET"], name="run.resume")),
         Route("/pty", terminals.create, methods=["POST"], name="pty.create"),
         Route("/pty", terminals.list, methods=["GET"], name="pty.list"),
         Route("/pty/{pty_id}", terminals.get, methods=["GET"], name="pty.get"),
@@ -281,6 +281,24 @@ def refuse(
 
 
 _NO_POLICY_CHANGE = refuse(400, "changing the egress policy")
+
+
+AnyRoute = TypeVar("AnyRoute", Route, WebSocketRoute, Mount)
+
+
+def _as_use(sandboxes: Sandboxes, route: AnyRoute) -> AnyRoute:
+    """Have a route to a sandbox count as use of it, for as long as the client is connected.
+
+    For those that ask its agent nothing, or not all the time. Of the others the relay knows.
+    """
+    inner = route.app
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with sandboxes.in_use(scope["path_params"]["sandbox_id"]):
+            await inner(scope, receive, send)
+
+    route.app = app
+    return route
 
 
 def _mount(path: str, routes: Sequence[BaseRoute]) -> Mount:

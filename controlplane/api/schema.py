@@ -45,8 +45,8 @@ class Image(Wire, frozen=True):
     auth: ImageAuth | None = None
 
 
-class Platform(Wire, frozen=True):
-    """`platform`: what the image must run on."""
+class PlatformView(Wire, frozen=True, omit_defaults=False):
+    """`platform`, in requests and answers: what the image must run on. Clients need both of its fields."""
 
     os: str = "linux"
     arch: str = "amd64"
@@ -107,7 +107,7 @@ class CreateSandboxRequest(Wire, frozen=True):
     env: dict[str, str | None] | None = None
     metadata: dict[str, str] | None = None
     extensions: dict[str, str] | None = None
-    platform: Platform | None = None
+    platform: PlatformView | None = None
     secure_access: bool | None = None
     network_policy: NetworkPolicy | None = None
     credential_proxy: CredentialProxy | None = None
@@ -133,6 +133,7 @@ class SandboxView(Wire, frozen=True, kw_only=True):
     status: Status
     metadata: dict[str, str] = {}
     extensions: dict[str, str] = {}
+    platform: PlatformView | None = None
     entrypoint: tuple[str, ...] | UnsetType = UNSET
     expires_at: datetime | None = None
     created_at: datetime
@@ -170,6 +171,7 @@ class EndpointView(Wire, frozen=True):
 
 def view(sandbox: Sandbox, *, with_image: bool = True) -> SandboxView:
     """Return a sandbox as the contract shows it."""
+    platform = sandbox.spec.platform
     return SandboxView(
         id=sandbox.id,
         image=Image(sandbox.requested_image) if with_image and sandbox.requested_image else None,
@@ -177,6 +179,7 @@ def view(sandbox: Sandbox, *, with_image: bool = True) -> SandboxView:
         status=Status(sandbox.state.value, sandbox.reason, sandbox.message, sandbox.state_changed_at),
         metadata=sandbox.spec.metadata,
         extensions=sandbox.spec.extensions,
+        platform=None if platform is None else PlatformView(platform.os, platform.arch),
         entrypoint=sandbox.spec.entrypoint,
         expires_at=sandbox.expires_at,
         created_at=sandbox.created_at,

@@ -30,12 +30,22 @@ DISAGREEMENTS: dict[tuple[State, ContainerState], tuple[Event, ...]] = {
 
 
 class Pauses:
-    """Carries both out. Once begun they end, whether or not the one who asked still waits."""
+    """Carries both out. Once begun they end, whether or not the one who asked still waits.
 
-    def __init__(self, registry: Registry, driver: Driver, background: Background) -> None:
+    `on_resumed` hears of every sandbox that goes on, whether a client asked for that or somebody at the engine did it.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        driver: Driver,
+        background: Background,
+        on_resumed: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._registry = registry
         self._driver = driver
         self._background = background
+        self._on_resumed = on_resumed
         self._changing: Counter[str] = Counter()  # how many are at work on each
 
     async def pause(self, sandbox_id: str) -> Sandbox:
@@ -64,7 +74,7 @@ class Pauses:
             return  # that will say so itself
         events = DISAGREEMENTS.get((sandbox.state, container.state), ())
         for event in events:
-            self._registry.advance(sandbox.id, event)
+            self._advance(sandbox.id, event)
         if events:
             log.info("sandbox.settled", sandbox=sandbox.id, state=self._registry.get(sandbox.id).state.value)
 
@@ -98,6 +108,13 @@ class Pauses:
         except SandlotError as error:  # the sweep looks again
             log.warning("sandbox.look_failed", sandbox=sandbox_id, error=error.message)
 
+    def _advance(self, sandbox_id: str, event: Event) -> Sandbox:
+        sandbox = self._registry.advance(sandbox_id, event)
+        if event is not Event.RESUMED:
+            return sandbox
+        self._on_resumed(sandbox_id)
+        return self._registry.get(sandbox_id)  # perhaps with another deadline
+
     async def _change(
         self, sandbox: Sandbox, verb: Callable[[str], Awaitable[None]], done: Event, failed: Event, code: str
     ) -> Sandbox:
@@ -111,7 +128,7 @@ class Pauses:
                 except RuntimeFailure as error:
                     self._registry.advance(sandbox.id, failed)
                     raise RuntimeFailure(error.message, code=code) from error
-                outcome.set_result(self._registry.advance(sandbox.id, done))
+                outcome.set_result(self._advance(sandbox.id, done))
             except SandlotError as error:
                 outcome.set_exception(error)
             finally:

@@ -177,6 +177,7 @@ class Recovery:
         for container in found.unclaimed:
             if not self._provisioner.owns(container.sandbox_id) and self._registry.find(container.sandbox_id) is None:
                 self._remove_orphan(container)
+        await self._driver.remove_unused_volumes()  # by whom they were used may have ended without us
 
     async def watch_forever(self) -> None:
         """Follow the engine's events; after a gap in them, compare. Never returns."""
@@ -216,6 +217,7 @@ class Recovery:
     async def _remove(self, container: Container) -> None:
         try:
             await self._provisioner.remove(container.sandbox_id, container.id)
+            await self._driver.remove_unused_volumes()
         except SandlotError as error:
             log.warning("recovery.remove_failed", sandbox=container.sandbox_id, error=error.message)
 

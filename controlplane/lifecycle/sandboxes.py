@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -92,6 +92,7 @@ class Sandboxes:
         directory: Directory,
         background: Background,
         find_snapshot: Callable[[str], Snapshot],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -102,7 +103,8 @@ class Sandboxes:
         self._directory = directory
         self._background = background
         self._find_snapshot = find_snapshot
-        self._activity = Activity(directory)
+        self._clock = clock
+        self._activity = Activity(directory, clock)
         self._pulls = Pulls(driver, settings.engine.pull, background)
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._making: dict[str, StartFailed | None] = {}  # what happened to a container while it is being claimed
@@ -174,19 +176,30 @@ class Sandboxes:
             raise InvalidRequest("expiresAt must be in the future", code="sandbox.invalid_expiration")
         sandbox = self._registry.put(replace(sandbox, expires_at=expires_at))
         self._registry.journal.note(sandbox_id, "Renewed", f"until {expires_at:%Y-%m-%dT%H:%M:%SZ}")
+        self._activity.settle(sandbox_id)
         self._schedule(sandbox)
         return sandbox
 
     def used(self, sandbox_id: str) -> None:
         """A client uses a sandbox, by whatever door. Costs next to nothing where no extension asks for it."""
         sandbox = self._registry.find(sandbox_id)
-        if sandbox is None or not sandbox.spec.extensions:
+        if sandbox is None or not sandbox.spec.extensions or sandbox.state is not State.RUNNING:
             return
         self._activity.touch(sandbox_id)
         try:
             self._renew_by_use(sandbox)
         except StoreError as error:  # the use itself goes on; the next one tries again
             log.warning("sandbox.renew_failed", sandbox=sandbox_id, error=error.message)
+
+    @contextlib.contextmanager
+    def in_use(self, sandbox_id: str) -> Iterator[None]:
+        """Inside, a client is connected to a sandbox, if there is one: use from its beginning to its end."""
+        self.used(sandbox_id)
+        try:
+            with self._activity.connected(sandbox_id):
+                yield
+        finally:
+            self.used(sandbox_id)
 
     def change_metadata(self, sandbox_id: str, changes: Mapping[str, str | None], *, most: int) -> Sandbox:
         """Set metadata, or drop what is None, and leave the rest: writers lose nothing of each other's.
@@ -330,6 +343,7 @@ class Sandboxes:
             limits=request.limits or defaults.limits,
             network=defaults.allow_network if request.network is None else request.network,
             volumes=tuple(map(self._allowed, request.volumes)),
+            platform=request.platform,
             gpus=request.gpus,
             user_namespaces=request.user_namespaces,
         )
@@ -463,18 +477,19 @@ class Sandboxes:
 
     def _renew_by_use(self, sandbox: Sandbox) -> Sandbox:
         """Put the deadline off where the sandbox was created with that extension. Raises StoreError."""
-        until = activity.renewed(sandbox, self._activity.last(sandbox))
+        until = activity.renewed(sandbox, self._activity.last_renewing(sandbox))
         if until is None or sandbox.expires_at is None or until < sandbox.expires_at.timestamp() + RENEWAL_STEP_S:
             return sandbox
         return self._registry.put(replace(sandbox, expires_at=datetime.fromtimestamp(until, UTC)))
 
     def _schedule(self, sandbox: Sandbox) -> None:
         """Set when to look whether a sandbox is to end."""
-        due = activity.due(sandbox, self._activity.last(sandbox), time.time())
-        if due is None:
+        now = self._clock()
+        look = activity.due_to_look(sandbox, activity.due(sandbox, self._activity.last(sandbox), now), now)
+        if look is None:
             self._deadlines.drop(sandbox.id)
         else:
-            self._deadlines.set(sandbox.id, due)
+            self._deadlines.set(sandbox.id, look)
 
     def _lost(self, sandbox_id: str, reason: str, text: str) -> None:
         """A container has ended, or must end: whoever has to do with it hears of it."""
@@ -528,9 +543,9 @@ class Sandboxes:
         """Take the container away, then the record too, unless the sandbox ended by itself and may be asked about."""
         try:
             await self._provisioner.remove(sandbox.id, sandbox.container_id)
-            for volume in sandbox.spec.volumes:
-                if volume.claim and volume.delete:
-                    await self._driver.remove_volume(volume.claim, sandbox.id)
+            # It may have been the last user of one that others made.
+            if any(volume.claim for volume in sandbox.spec.volumes):
+                await self._driver.remove_unused_volumes()
             self._removed(sandbox.id)
         except SandlotError as error:
             # The record stays as it is, and the sweep tries again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from controlplane.errors import Conflict
 from controlplane.link.directory import Directory
@@ -16,7 +17,7 @@ RELINK_TIMEOUT_S = 5.0
 
 
 class Relay:
-    """`find` returns a sandbox by its id or raises NotFound; `on_use` hears of every request to one."""
+    """`find` returns a sandbox by its id or raises NotFound; `on_use` hears when a request to one begins and ends."""
 
     def __init__(
         self, find: Callable[[str], Sandbox], directory: Directory, on_use: Callable[[str], None] = lambda _: None
@@ -48,6 +49,7 @@ class Relay:
         Cancelled, it leaves no stream behind. Errors as in `link` and `Link.open`.
         """
         stream = await (await self.link(sandbox_id)).open(request)
+        stream.on_close = partial(self._on_use, sandbox_id)
         if not with_input:
             stream.end()  # said now, it travels with the request; said at the end, it would cost a write of its own
         return stream

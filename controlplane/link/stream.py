@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -20,14 +21,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Stream:
-    """One request to execd and its replies. Leaving the `async with` block resets what has not ended."""
+    """One request to execd and its replies. Leaving the `async with` block resets what has not ended.
 
-    __slots__ = ("_stream", "data_bytes", "opened_at")
+    `on_close`: whom to tell when it is closed, perhaps more than once.
+    """
+
+    __slots__ = ("_stream", "data_bytes", "on_close", "opened_at")
 
     def __init__(self, stream: aio.Stream) -> None:
         self._stream = stream
         self.opened_at = time.monotonic()
         self.data_bytes = 0  # received so far
+        self.on_close: Callable[[], None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -43,6 +48,8 @@ class Stream:
             self._stream.end()
         else:
             self._stream.reset("client.gone", "the caller is not interested any more")
+        if self.on_close is not None:
+            self.on_close()
 
     async def receive(self) -> Reply | Data | None:
         """Return the next reply or piece of data; None at the end.

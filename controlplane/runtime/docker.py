@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiodocker
@@ -103,6 +105,9 @@ class DockerDriver:
         self._undoing: set[asyncio.Task[None]] = set()
         # Of containers that are not started yet: what must turn out to be mounted in them.
         self._promised: dict[str, tuple[volumes.Promise, ...]] = {}
+        # Claims whose volumes were found or made, for containers that are not there yet.
+        self._mounting: Counter[str] = Counter()
+        self._looking = asyncio.Lock()  # at volumes: to use some, or to remove what nobody uses
 
     # -- containers
 
@@ -123,20 +128,35 @@ class DockerDriver:
         execd = await self._find_execd()
         if spec.network:
             await self._ensure_network()
-        made_for = {labels.INSTANCE: self._instance, labels.SANDBOX: spec.sandbox_id}
-        mounts = await volumes.prepare(self._docker, spec.volumes, made_for) if spec.volumes else ()
-        config = hardening.container_config(
-            spec,
-            labels=labels.labels_of(spec, self._instance),
-            execd=execd,
-            network=self._network,
-            mounts=[mount.config for mount in mounts],
-        )
-        with our_errors(f"create a container for sandbox {spec.sandbox_id}", image=spec.image):
-            container = await self._docker.containers.create(config, name=f"sandlot-{spec.sandbox_id}")
+        async with self._mounts(spec) as mounts:
+            config = hardening.container_config(
+                spec,
+                labels=labels.labels_of(spec, self._instance),
+                execd=execd,
+                network=self._network,
+                mounts=[mount.config for mount in mounts],
+            )
+            with our_errors(f"create a container for sandbox {spec.sandbox_id}", image=spec.image):
+                container = await self._docker.containers.create(config, name=f"sandlot-{spec.sandbox_id}")
         if promised := tuple(mount.promise for mount in mounts if mount.promise is not None):
             self._promised[container.id] = promised
         return container.id
+
+    @contextlib.asynccontextmanager
+    async def _mounts(self, spec: ContainerSpec) -> AsyncIterator[list[volumes.Mount]]:
+        """Make and find a container's volumes. Inside the block, none of them is removed because nobody uses it yet."""
+        if not spec.volumes:
+            yield []
+            return
+        made_for = {labels.INSTANCE: self._instance, labels.SANDBOX: spec.sandbox_id}
+        claims = Counter(volume.claim for volume in spec.volumes if volume.claim)
+        async with self._looking:
+            mounts = await volumes.prepare(self._docker, spec.volumes, made_for)
+            self._mounting += claims
+        try:
+            yield mounts
+        finally:
+            self._mounting -= claims
 
     async def _undo(self, creation: asyncio.Future[str]) -> None:
         try:
@@ -231,9 +251,10 @@ class DockerDriver:
         """Fetch an image. See `Driver.pull`."""
         await pull(self._docker, image, credentials)
 
-    async def remove_volume(self, claim: str, sandbox_id: str) -> None:
-        """Remove a claim's volume. See `Driver.remove_volume`."""
-        await volumes.remove(self._docker, claim, {labels.INSTANCE: self._instance, labels.SANDBOX: sandbox_id})
+    async def remove_unused_volumes(self) -> None:
+        """Remove volumes that were made to be removed. See `Driver.remove_unused_volumes`."""
+        async with self._looking:
+            await volumes.remove_unused(self._docker, self._instance, self._mounting)
 
     # -- questions
 

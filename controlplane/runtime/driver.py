@@ -158,9 +158,10 @@ class Driver(Protocol):
             RuntimeFailure: it cannot be reached, or says nothing for too long.
         """
 
-    async def remove_volume(self, claim: str, sandbox_id: str) -> None:
-        """Remove the volume of a claim with all that is in it, if it was made for that sandbox and nobody uses it.
+    async def remove_unused_volumes(self) -> None:
+        """Remove the volumes of claims that were made to be removed (`Volume.delete`), and that no container uses.
 
+        Those of this installation, with all that is in them; never one for which a container is being created.
         Idempotent. Raises RuntimeFailure.
         """
 

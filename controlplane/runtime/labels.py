@@ -1,4 +1,4 @@
-"""The labels on our containers: how they are found again when all memory of them is lost.
+"""The labels on our containers and claims' volumes: how they are found again when all memory of them is lost.
 
 Nothing is labelled that may change later; limits, for one, can be resized.
 """
@@ -13,6 +13,7 @@ IMAGE = "sandlot.image"  # the image's name, as it was asked for
 NETWORK = "sandlot.network"  # TRUE or FALSE
 RUNTIME = "sandlot.runtime"  # engine runtime by name, "" is the engine's default
 HARDENED = "sandlot.hardened"  # TRUE or FALSE
+DISPOSABLE = "sandlot.disposable"  # TRUE, on a volume: it goes with the last sandbox that uses it
 
 TRUE, FALSE = "true", "false"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import aiodocker
@@ -17,7 +17,7 @@ import msgspec
 from aiodocker import DockerError
 
 from controlplane.errors import StartFailed, VolumeRefused
-from controlplane.runtime import hardening
+from controlplane.runtime import hardening, labels
 from controlplane.runtime.engine import our_errors, request
 from controlplane.sandbox import Volume
 
@@ -70,16 +70,24 @@ def check(pid: int, promises: Sequence[Promise]) -> None:
             raise StartFailed(f"the directory of the volume at {promise.path} was exchanged while it was mounted")
 
 
-async def remove(docker: aiodocker.Docker, claim: str, made_for: dict[str, str]) -> None:
-    """Remove the volume of a claim, if it has these labels and nobody uses it. See `Driver.remove_volume`."""
-    with our_errors(f"remove the volume of {claim}"):
-        try:
-            found = await request(docker, "GET", f"volumes/{PREFIX}{claim}")
-            if made_for.items() <= (found["Labels"] or {}).items():
-                await request(docker, "DELETE", f"volumes/{found['Name']}")
-        except DockerError as error:
-            if error.status not in (_NOT_FOUND, _CONFLICT):
-                raise
+async def remove_unused(docker: aiodocker.Docker, instance: str, spared: Container[str]) -> None:
+    """Remove what an installation made to be removed, and no container uses. See `Driver.remove_unused_volumes`.
+
+    Not those of the claims *spared*: their containers are about to be made.
+    """
+    wanted = [f"{labels.INSTANCE}={instance}", f"{labels.DISPOSABLE}={labels.TRUE}"]
+    with our_errors("remove volumes that nobody uses"):
+        found = await docker.volumes.list(filters={"label": wanted, "dangling": ["true"]})  # type: ignore[no-untyped-call]
+        for volume in found["Volumes"] or ():
+            name: str = volume["Name"]
+            if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in spared:
+                continue
+            try:
+                await request(docker, "DELETE", f"volumes/{name}")
+            except DockerError as error:
+                # Gone, or used since: by a container that somebody made without us.
+                if error.status not in (_NOT_FOUND, _CONFLICT):
+                    raise
 
 
 async def _claim(docker: aiodocker.Docker, volume: Volume, made_for: dict[str, str]) -> Mount:
@@ -94,7 +102,8 @@ async def _claim(docker: aiodocker.Docker, volume: Volume, made_for: dict[str, s
                 raise VolumeRefused(
                     f"volume {volume.name}: there is no claim {volume.claim}, and createIfNotExists is false"
                 ) from error
-            found = await request(docker, "POST", "volumes/create", {"Name": name, "Labels": made_for})
+            labelled = made_for | ({labels.DISPOSABLE: labels.TRUE} if volume.delete else {})
+            found = await request(docker, "POST", "volumes/create", {"Name": name, "Labels": labelled})
     if not volume.sub_path:
         return Mount({"Type": "volume", "Source": name, "Target": volume.mount_path, "ReadOnly": volume.read_only})
     if found["Driver"] != "local":

@@ -163,26 +163,38 @@ class DriverContract:
         with pytest.raises(RuntimeFailure):
             await world.driver.commit(NO_SUCH_ID, "slt-none:1")
 
-    async def test_a_claim_is_made_only_if_that_is_asked_and_removed_only_for_whom_it_was_made(
-        self, world: World
-    ) -> None:
-        """A second sandbox uses it too, and does not take it along."""
+    async def test_a_claim_is_made_only_if_that_is_asked_and_goes_with_its_last_user(self, world: World) -> None:
+        """Whoever that is, and not before; by this installation alone."""
         claim = world.new_claim()
         volume = Volume(name="data", mount_path="/data", claim=claim, delete=True)
         async with listening(world.root) as line:
             with pytest.raises(VolumeRefused):
                 await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
-            first, second = spec_of(world, line, volumes=(volume,)), spec_of(world, line, volumes=(volume,))
-            ids = [await world.driver.create(first), await world.driver.create(second)]
-            for container_id in ids:
+            maker = await world.driver.create(spec_of(world, line, volumes=(volume,)))
+            user = replace(volume, delete=False, create=False)
+            last = await world.driver.create(spec_of(world, line, volumes=(user,)))
+            await world.driver.destroy(maker)
+            await world.driver.remove_unused_volumes()
+            again = await world.driver.create(spec_of(world, line, volumes=(user,)))
+            for container_id in (last, again):
                 await world.driver.destroy(container_id)
-            await world.driver.remove_volume(claim, second.sandbox_id)
-            third = await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
-            await world.driver.destroy(third)
+            await world.stranger.remove_unused_volumes()
+            await world.driver.destroy(await world.driver.create(spec_of(world, line, volumes=(user,))))
             for _ in range(2):
-                await world.driver.remove_volume(claim, first.sandbox_id)
+                await world.driver.remove_unused_volumes()
             with pytest.raises(VolumeRefused):
-                await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
+                await world.driver.create(spec_of(world, line, volumes=(user,)))
+
+    async def test_a_claim_that_was_not_made_to_be_removed_stays(self, world: World) -> None:
+        """Also when its later users would have it so."""
+        volume = Volume(name="data", mount_path="/data", claim=world.new_claim())
+        async with listening(world.root) as line:
+            for delete in (False, True):
+                user = replace(volume, delete=delete)
+                await world.driver.destroy(await world.driver.create(spec_of(world, line, volumes=(user,))))
+                await world.driver.remove_unused_volumes()
+            user = replace(volume, create=False)
+            await world.driver.destroy(await world.driver.create(spec_of(world, line, volumes=(user,))))
 
     # -- create, start
 

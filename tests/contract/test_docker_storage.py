@@ -6,10 +6,14 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiodocker.containers import DockerContainer
 
 from controlplane.errors import ImageMissing, StartFailed, VolumeRefused
+from controlplane.runtime import labels
+from controlplane.runtime.engine import request
 from controlplane.runtime.volumes import PREFIX
 from controlplane.sandbox import Credentials, Volume
 from tests.contract.driver import listening, spec_of
@@ -72,6 +76,31 @@ async def test_a_link_in_a_claim_leads_nowhere(world: DockerWorld) -> None:
         with pytest.raises(VolumeRefused) as refused:
             await world.driver.create(spec_of(world, line, volumes=(part,)))
         assert refused.value.code == "volume.sub_path"
+
+
+async def test_a_volume_is_not_taken_from_a_container_that_is_being_made(
+    world: DockerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine would make another by that name, which nobody ever removes."""
+    claim = world.new_claim()
+    driver = world.another()
+    create = driver._docker.containers.create
+
+    async def create_later(config: dict[str, Any], name: str) -> DockerContainer:
+        await driver.remove_unused_volumes()
+        return await create(config, name=name)
+
+    monkeypatch.setattr(driver._docker.containers, "create", create_later)
+    volume = Volume(name="v", mount_path="/v", claim=claim, delete=True)
+    async with listening(world.root) as line:
+        container_id = await driver.create(spec_of(world, line, volumes=(volume,)))
+        found = await request(world.docker, "GET", f"volumes/{PREFIX}{claim}")
+        assert found["Labels"][labels.DISPOSABLE] == labels.TRUE
+        await driver.destroy(container_id)
+        await driver.remove_unused_volumes()
+        names = [it["Name"] for it in (await world.docker.volumes.list())["Volumes"]]
+        assert PREFIX + claim not in names
+    await driver.aclose()
 
 
 async def test_a_directory_exchanged_after_it_was_looked_at_is_noticed(world: DockerWorld, tmp_path: Path) -> None:

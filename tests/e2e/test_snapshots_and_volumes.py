@@ -1,14 +1,20 @@
-"""Snapshots, volumes, use and diagnostics through the official SDK."""
+"""Snapshots, volumes, a platform, GPUs, use and diagnostics through the official SDK."""
 
 from __future__ import annotations
 
+import json
+import platform
 import secrets
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live_server import LiveServer, run_script
+
+PATIENCE_S = 30.0
 
 SNAPSHOTS = """
 import asyncio, json
@@ -95,8 +101,33 @@ said["trap"] = refused(pvc=mine, sub_path="trap")
 said["up"] = refused(pvc=mine, sub_path="../x")
 said["host"] = refused(host=Host(path="/etc"))
 said["missing"] = refused(pvc=PVC(claim_name=claim + "x", create_if_not_exists=False))
-reader.kill()
 writer.kill()
+said["left"] = [line.text for line in reader.commands.run("cat /data/file").logs.stdout]
+reader.kill()
+print(json.dumps(said))
+"""
+
+PLATFORM = """
+import json, sys
+from opensandbox import SandboxSync
+from opensandbox.exceptions import SandboxApiException
+from opensandbox.models.sandboxes import PlatformSpec
+
+said = {}
+
+def refused(**wish):
+    try:
+        SandboxSync.create("sandlot/base", **wish).kill()
+    except SandboxApiException as error:
+        return [error.status_code, error.error.code, error.error.message]
+
+asked = PlatformSpec(os="linux", arch=sys.argv[1])
+sandbox = SandboxSync.create("sandlot/base", platform=asked)
+said["platform"] = sandbox.get_info().platform == asked
+sandbox.kill()
+said["windows"] = refused(platform=PlatformSpec(os="windows", arch=sys.argv[1]))
+for count in ("1", "all", "many"):
+    said[count] = refused(resource={"cpu": "1", "memory": "1Gi", "gpu": count})
 print(json.dumps(said))
 """
 
@@ -165,7 +196,10 @@ def test_snapshots(sdk: Path, server: LiveServer) -> None:
 
 
 def test_volumes(sdk: Path, server: LiveServer, shared: Path) -> None:
-    """Shared by two sandboxes, read-only for one; no way leads out; what is not allowed is refused by its code."""
+    """Shared by two sandboxes, read-only for one; no way leads out; what is not allowed is refused by its code.
+
+    It goes with the second of them, although it was made for the first.
+    """
     claim = f"slt-{secrets.token_hex(4)}"
     said = run_script(sdk, server, VOLUMES, claim, str(shared / "in"))
     assert said["read"][:2] == ["shared", "of the host"]
@@ -174,6 +208,38 @@ def test_volumes(sdk: Path, server: LiveServer, shared: Path) -> None:
     assert said["trap"] == said["up"] == [400, "VOLUME::INVALID_SUB_PATH"]
     assert said["host"] == [400, "VOLUME::HOST_PATH_NOT_ALLOWED"]
     assert said["missing"] == [400, "VOLUME::PVC_NOT_FOUND"]
+    assert said["left"] == ["shared"]
+    deadline = time.monotonic() + PATIENCE_S
+    while names := volumes_of(claim):
+        assert time.monotonic() < deadline, names
+        time.sleep(0.05)  # the engine tells nobody
+
+
+def volumes_of(claim: str) -> str:
+    """The names of the engine's volumes that have the claim's in them."""
+    command = ["docker", "volume", "ls", "--quiet", "--filter", f"name={claim}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def has_gpus() -> bool:
+    """Whether the engine here can give any."""
+    answer = subprocess.run(["docker", "info", "--format", "{{json .Runtimes}}"], capture_output=True, check=True)
+    return "nvidia" in json.loads(answer.stdout)
+
+
+def test_what_only_some_machines_have(sdk: Path, server: LiveServer) -> None:
+    """A platform is shown as it was asked for; another one, and GPUs where there are none, are refused by name."""
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    said = run_script(sdk, server, PLATFORM, arch)
+    assert said["platform"] is True
+    assert said["windows"][:2] == [400, "SANDBOX::API_NOT_SUPPORTED"]
+    assert said["windows"][2] == f"platform: is not supported by this server; here it is linux/{arch}"
+    assert said["many"][:2] == [400, "SANDBOX::INVALID_PARAMETER"]
+    if has_gpus():
+        return  # then the engine gives them
+    for count in ("1", "all"):
+        assert said[count][:2] == [400, "SANDBOX::API_NOT_SUPPORTED"]
+        assert said[count][2].startswith("resourceLimits.gpu: the container engine has no GPUs to give")
 
 
 def test_diagnostics_and_use(sdk: Path, server: LiveServer) -> None:

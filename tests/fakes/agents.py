@@ -183,6 +183,11 @@ class CutDriver(FakeDriver):
             await self.hold_destroy.wait()
         await super().destroy(container_id)
 
+    async def remove_unused_volumes(self) -> None:
+        """See `Driver.remove_unused_volumes`."""
+        self._check()
+        await super().remove_unused_volumes()
+
     async def list(self):  # type: ignore[no-untyped-def]
         """See `Driver.list`."""
         self._check()

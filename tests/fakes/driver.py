@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -62,6 +63,13 @@ class FakeContainer:
                     pass  # ended by itself
 
 
+class FakeVolume(NamedTuple):
+    """The volume of a claim."""
+
+    instance: str  # whose driver made it
+    disposable: bool = False
+
+
 class FakeEngine:
     """What lives on when a driver is closed. One engine, any number of drivers and installations."""
 
@@ -69,7 +77,8 @@ class FakeEngine:
         self.images = set(images)
         self.registry: dict[str, Credentials | None] = {}  # what can be pulled, and by whom
         self.pulls = 0
-        self.volumes: dict[str, str] = {}  # claims, and the sandboxes they were made for
+        self.volumes: dict[str, FakeVolume] = {}  # by claim
+        self.has_gpus = False
         self.containers: dict[str, FakeContainer] = {}
         self._subscribers: set[asyncio.Queue[tuple[str, RuntimeEvent]]] = set()
 
@@ -193,7 +202,7 @@ class FakeDriver:
             if volume.claim not in self.engine.volumes and not volume.create:
                 raise VolumeRefused(f"there is no claim {volume.claim}")
             if volume.claim:
-                self.engine.volumes.setdefault(volume.claim, spec.sandbox_id)
+                self.engine.volumes.setdefault(volume.claim, FakeVolume(self._instance, volume.delete))
         container = FakeContainer(spec, self._instance)
         self.engine.containers[container.told.id] = container
         return container.told.id
@@ -249,10 +258,13 @@ class FakeDriver:
             raise ImageMissing(f"the registry has no image {image}")
         self.engine.images.add(image)
 
-    async def remove_volume(self, claim: str, sandbox_id: str) -> None:
-        """Forget it. See `Driver.remove_volume`."""
-        if self.engine.volumes.get(claim) == sandbox_id:
-            del self.engine.volumes[claim]
+    async def remove_unused_volumes(self) -> None:
+        """Forget them. See `Driver.remove_unused_volumes`."""
+        specs = [container.spec for container in self.engine.containers.values()]
+        used = {volume.claim for spec in specs for volume in spec.volumes}
+        for claim, volume in list(self.engine.volumes.items()):
+            if volume == FakeVolume(self._instance, disposable=True) and claim not in used:
+                del self.engine.volumes[claim]
 
     async def destroy(self, container_id: str) -> None:
         """Kill and forget it. See `Driver.destroy`."""
@@ -287,6 +299,7 @@ class FakeDriver:
             seccomp=False,
             runtimes=(),
             default_runtime="",
+            gpus=self.engine.has_gpus,
         )
 
     async def aclose(self) -> None:

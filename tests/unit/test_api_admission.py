@@ -11,7 +11,8 @@ import pytest
 from controlplane.api.admission import MAX_ENTRIES, admit
 from controlplane.api.schema import CreateSandboxRequest, decode
 from controlplane.errors import InvalidRequest
-from controlplane.sandbox import CreateRequest, Limits
+from controlplane.lifecycle.activity import IDLE_KEY, RENEWAL_KEY
+from controlplane.sandbox import CreateRequest, Limits, Platform
 
 DEFAULTS = Limits(cpus=2.0, memory_bytes=1 << 30, pids=99)
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -63,8 +64,10 @@ def test_limits_that_are_given_in_part_are_filled_from_the_defaults() -> None:
 
 
 def test_what_costs_nothing_to_grant_is_granted() -> None:
-    """Our own platform, endpoints that are always protected, and a policy that forbids everything."""
-    assert admitted(platform={"os": "Linux", "arch": MACHINE}, secureAccess=True).image == "python:3.11"
+    """Our own platform, in any case, endpoints that are always protected, and a policy that forbids everything."""
+    request = admitted(platform={"os": " Linux", "arch": MACHINE.upper()}, secureAccess=True)
+    assert (request.image, request.platform) == ("python:3.11", Platform("linux", MACHINE))
+    assert admitted(platform=None).platform is None
     assert admitted(networkPolicy={"defaultAction": "deny"}).network is False
     assert admitted(credentialProxy={"enabled": False}, volumes=[], lifecycle={}).network is None
 
@@ -104,6 +107,31 @@ def test_bad_bodies_are_refused_and_the_field_is_named(changes: dict[str, Any], 
     """InvalidRequest, and its message tells which field."""
     with pytest.raises(InvalidRequest, match=rf"^{field}"):
         admitted(**changes)
+
+
+@pytest.mark.parametrize("key", [IDLE_KEY, RENEWAL_KEY])
+@pytest.mark.parametrize("text", ["", "9", "1e3", "-300", "٣٠٠", "2592001", "0000003009", "000000300" + "0" * 5000])
+def test_times_of_extensions_are_numbers_within_bounds(key: str, text: str) -> None:
+    """Also those that begin with a good one."""
+    with pytest.raises(InvalidRequest, match=rf"^extensions\.{key}: must be a number of seconds from"):
+        admitted(extensions={key: text})
+    assert admitted(extensions={key: "300"}).extensions == {key: "300"}
+
+
+@pytest.mark.parametrize("text", ["1", "64", "all"])
+def test_gpus_that_can_be_asked_for(text: str) -> None:
+    """Whether there are some, the engine says. They are no part of the limits that can be changed later."""
+    request = admitted(resourceLimits={"cpu": "1", "gpu": text})
+    assert (request.gpus, request.limits) == (text, Limits(cpus=1.0, memory_bytes=1 << 30, pids=99))
+    assert admitted(resourceLimits={"cpu": "1"}).gpus == ""
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "65", "1.5", "All", "some", "1,2", "٣", "9" * 5000])
+def test_gpus_must_be_a_number_or_all(text: str) -> None:
+    """Nothing else is handed to the engine."""
+    with pytest.raises(InvalidRequest, match=r'^resourceLimits\.gpu: must be "all" or a number from 1 to 64') as caught:
+        admitted(resourceLimits={"gpu": text})
+    assert caught.value.code == "request.invalid"
 
 
 @pytest.mark.parametrize("entrypoint", [..., None, [], [""], ["  "], ["a", "b\0"], ["a", "x" * 200_000]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,10 @@ from msgspec.structs import replace
 
 from controlplane.api.app import ApiSettings
 from controlplane.errors import InvalidRequest, LinkLost, StartFailed
-from controlplane.sandbox import State
+from controlplane.sandbox import State, Volume
 from tests.api_server import API_KEY, SANDBOX_ID, Edge, serving
 
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 BODY = {"image": {"uri": "python:3.11"}, "entrypoint": ["tail", "-f", "/dev/null"]}
 
 
@@ -39,6 +41,20 @@ async def test_create_answers_202_with_a_running_sandbox() -> None:
     }
 
 
+async def test_a_platform_that_was_asked_for_is_answered() -> None:
+    """By create, get and list, as the SDKs spell it; both fields, whatever their defaults; else there is none."""
+    asked = {"os": "Linux", "arch": MACHINE}
+    async with serving() as edge, edge.client() as client:
+        made = await create(edge, platform=asked)
+        got = await client.get(f"/sandboxes/{SANDBOX_ID}")
+        plain = await create(edge, platform=None)
+        listed = await client.get("/sandboxes")
+
+    assert made.json()["platform"] == got.json()["platform"] == {"os": "linux", "arch": MACHINE}
+    assert "platform" not in plain.json()
+    assert [item.get("platform") for item in listed.json()["items"]] == [None, got.json()["platform"]]
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -58,6 +74,75 @@ async def test_a_bad_create_is_400_and_creates_nothing(changes: dict[str, Any], 
 
     assert (response.status_code, response.json()["code"]) == (400, code)
     assert after == []
+
+
+VOLUME = {"name": "data", "mountPath": "/data", "pvc": {"claimName": "claim"}}
+HOST = {"name": "data", "mountPath": "/data", "host": {"path": "/srv"}}
+
+
+def but(volume: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A volume with changes; without what is None."""
+    return {key: value for key, value in {**volume, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("volumes", "code", "field"),
+    [
+        ([but(VOLUME, name="")], "VOLUME::INVALID_NAME", "volumes[0].name"),
+        ([but(VOLUME, name="Data")], "VOLUME::INVALID_NAME", "volumes[0].name"),
+        ([but(VOLUME, name="-data")], "VOLUME::INVALID_NAME", "volumes[0].name"),
+        ([but(VOLUME, name="data\n")], "VOLUME::INVALID_NAME", "volumes[0].name"),
+        ([but(VOLUME, name="x" * 64)], "VOLUME::INVALID_NAME", "volumes[0].name"),
+        ([VOLUME, but(HOST, mountPath="/other")], "VOLUME::DUPLICATE_NAME", "'data'"),
+        ([but(VOLUME, pvc=None)], "VOLUME::INVALID_BACKEND", "volumes[0]"),
+        ([VOLUME | HOST], "VOLUME::INVALID_BACKEND", "volumes[0]"),
+        ([but(VOLUME, ossfs={})], "VOLUME::INVALID_BACKEND", "volumes[0]"),
+        ([but(VOLUME, pvc=None, ossfs={"bucket": "b"})], "VOLUME::UNSUPPORTED_BACKEND", "volumes[0].ossfs"),
+        ([but(VOLUME, mountPath="")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="data")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="/data/../etc")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="/a\0b")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="/")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="/proc/1")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="//opt/./execd/")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([but(VOLUME, mountPath="/run")], "VOLUME::INVALID_MOUNT_PATH", "volumes[0].mountPath"),
+        ([VOLUME, but(HOST, name="other", mountPath="/data/")], "VOLUME::INVALID_MOUNT_PATH", "'/data'"),
+        ([but(VOLUME, pvc={"claimName": ""})], "VOLUME::INVALID_PVC_NAME", "volumes[0].pvc.claimName"),
+        ([VOLUME, but(VOLUME, pvc={"claimName": "../x"})], "VOLUME::INVALID_PVC_NAME", "volumes[1].pvc.claimName"),
+        ([but(VOLUME, pvc={"claimName": "x" * 64})], "VOLUME::INVALID_PVC_NAME", "volumes[0].pvc.claimName"),
+        ([but(VOLUME, subPath="/a")], "VOLUME::INVALID_SUB_PATH", "volumes[0].subPath"),
+        ([but(VOLUME, subPath="a/../../b")], "VOLUME::INVALID_SUB_PATH", "volumes[0].subPath"),
+        ([but(VOLUME, subPath="a//b")], "VOLUME::INVALID_SUB_PATH", "volumes[0].subPath"),
+        ([but(HOST, host={"path": "srv"})], "VOLUME::INVALID_HOST_PATH", "volumes[0].host.path"),
+        ([but(HOST, host={"path": "/srv/../etc"})], "VOLUME::INVALID_HOST_PATH", "volumes[0].host.path"),
+        ([but(HOST, host={"path": "/srv/"})], "VOLUME::INVALID_HOST_PATH", "volumes[0].host.path"),
+        ([but(VOLUME, name=f"v{number}") for number in range(33)], "SANDBOX::INVALID_PARAMETER", "volumes"),
+    ],
+)
+async def test_bad_volumes_are_refused_by_the_contracts_codes(
+    volumes: list[dict[str, Any]], code: str, field: str
+) -> None:
+    """400, the message names the volume and the field, and nothing is created."""
+    async with serving() as edge:
+        response = await create(edge, volumes=volumes)
+        after = edge.sandboxes.requests
+
+    assert (response.status_code, response.json()["code"]) == (400, code)
+    assert response.json()["message"].startswith((field, f"volumes: {field}"))
+    assert after == []
+
+
+async def test_good_volumes_are_taken_as_they_are() -> None:
+    """What the table above changes is good without the change."""
+    async with serving() as edge:
+        response = await create(edge, volumes=[VOLUME, but(HOST, name="host", mountPath="/mnt/host/", readOnly=True)])
+        (request,) = edge.sandboxes.requests
+
+    assert response.status_code == 202
+    assert request.volumes == (
+        Volume(name="data", mount_path="/data", claim="claim"),
+        Volume(name="host", mount_path="/mnt/host", host_root="/srv", read_only=True),
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * (10 << 20), b"[1]", b'"x"'])

@@ -19,12 +19,13 @@ from controlplane.errors import EngineUnavailable, NotFound, SandlotError
 from controlplane.lifecycle import recovery as recovery_module
 from controlplane.lifecycle.registry import utc_now
 from controlplane.lifecycle.snapshots import REPOSITORY
-from controlplane.sandbox import Limits, SnapshotState, State
+from controlplane.sandbox import Limits, SnapshotState, State, Volume
 from controlplane.store import Store, StoreError
 from tests.control_plane import IMAGE, Home, a_request, until
 from tests.fakes.agents import AgentEngine, CutDriver
 
 OTHER = "other/image"
+SHORT, LASTING = "short", "lasting"  # claims: one goes with its last user
 
 
 class Life:
@@ -49,9 +50,10 @@ class Story:
         self.gone: set[str] = set()  # deleted, or expired
         self.deadlines: dict[str, Any] = {}
         self.snapshots: set[str] = set()
+        self.claims: set[str] = set()  # whose volumes must stay
 
     async def tell(self, plane: ControlPlane, engine: AgentEngine) -> None:
-        """Creates warm and cold, other limits, a renewal, a delete, an exit, pauses, an expiry, snapshots."""
+        """Creates warm and cold, other limits, a renewal, a delete, an exit, pauses, an expiry, snapshots, volumes."""
         first = await self.create(plane)
         due = utc_now() + timedelta(hours=2)
         plane.sandboxes.renew(first, due)
@@ -72,7 +74,17 @@ class Story:
         dropped = plane.snapshots.create(first, "").id
         await until(lambda: all(one.state is SnapshotState.READY for one in plane.snapshots.list()))
         await plane.snapshots.delete(dropped)
-        await until(lambda: not {second, third, fourth} & engine.sandbox_ids())
+        volumes = tuple(
+            Volume(name=claim, mount_path=f"/{claim}", claim=claim, delete=claim == SHORT) for claim in (SHORT, LASTING)
+        )
+        maker = await self.create(plane, volumes=volumes)
+        self.claims.add(LASTING)
+        user = await self.create(plane, volumes=volumes)
+        for sandbox_id in (maker, user):
+            await plane.sandboxes.delete(sandbox_id)
+            self.gone.add(sandbox_id)
+        await until(lambda: not {second, third, fourth, maker, user} & engine.sandbox_ids())
+        await until(lambda: SHORT not in engine.volumes)
         await self.create(plane)
 
     async def create(self, plane: ControlPlane, **changes: Any) -> str:
@@ -118,7 +130,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> list[Life]:
 
         monkeypatch.setattr(cls, name, write if cls is Store else effect)
 
-    for verb in ("create", "start", "resize", "pause", "resume", "destroy"):
+    for verb in ("create", "start", "resize", "pause", "resume", "destroy", "remove_unused_volumes"):
         costs(CutDriver, verb, EngineUnavailable("dead"))
     for verb in ("commit", "remove_image"):
         costs(CutDriver, verb, EngineUnavailable("dead"))
@@ -142,6 +154,9 @@ async def check(home: Home, engine: AgentEngine, story: Story) -> None:
             return states <= {State.RUNNING, State.PAUSED, *ended} and engine.sandbox_ids() == known == directories
 
         await until(lambda: is_settled() and len(plane.pool.warm_ids()) == 2)
+        used = {volume.claim for one in plane.sandboxes.list() for volume in one.spec.volumes}
+        await until(lambda: set(engine.volumes) - {LASTING} <= used)
+        assert used | story.claims <= set(engine.volumes)
         # What was acknowledged is so, and nobody is made of a used container.
         for sandbox_id in story.created - story.gone:
             assert plane.sandboxes.get(sandbox_id).state in (State.RUNNING, State.PAUSED, *ended)

@@ -132,6 +132,15 @@ def test_runtime_by_name() -> None:
     assert host_config_of(replace(SPEC, runtime="runsc"))["Runtime"] == "runsc"
 
 
+@pytest.mark.parametrize(("gpus", "count"), [("all", -1), ("1", 1), ("64", 64)])
+def test_gpus(gpus: str, count: int) -> None:
+    """A request to whatever driver of the engine has some; -1 is its word for all. Without the wish, none."""
+    assert host_config_of(replace(SPEC, gpus=gpus))["DeviceRequests"] == [
+        {"Driver": "", "Count": count, "Capabilities": [["gpu"]]}
+    ]
+    assert "DeviceRequests" not in host_config_of(SPEC)
+
+
 def test_resources() -> None:
     """Swap counts as memory; a fraction of a core is a fraction of the period."""
     assert hardening.resources(SPEC.limits) == {

@@ -17,7 +17,7 @@ from controlplane.lifecycle.recovery import Differences, compare
 from controlplane.lifecycle.registry import utc_now
 from controlplane.lifecycle.sandboxes import FINISHED_RETENTION
 from controlplane.runtime.driver import Container, ContainerSpec, ContainerState
-from controlplane.sandbox import Limits, Sandbox, SandboxSpec, State, new_sandbox_id
+from controlplane.sandbox import Limits, Platform, Sandbox, SandboxSpec, State, Volume, new_sandbox_id
 from tests.control_plane import IMAGE, Home, a_request, until
 from tests.fakes.agents import AgentEngine, CutDriver
 
@@ -103,7 +103,8 @@ def test_a_container_without_a_record_is_unclaimed() -> None:
 async def test_running_sandboxes_are_taken_over(home: Home, engine: AgentEngine) -> None:
     """Same record, same deadline, and a new link follows the same entrypoint."""
     async with home.run() as plane:
-        kept = await plane.sandboxes.create(a_request(timeout_s=600))
+        kept = await plane.sandboxes.create(a_request(timeout_s=600, platform=Platform("linux", "amd64")))
+        assert kept.spec.platform == Platform("linux", "amd64")
         plane.sandboxes.renew(kept.id, utc_now() + timedelta(seconds=1000))
         kept = plane.sandboxes.get(kept.id)
         await crash(home)
@@ -190,6 +191,39 @@ async def test_a_half_removed_sandbox_is_finished(home: Home, engine: AgentEngin
         for sandbox in made:
             assert sandbox.id not in engine.sandbox_ids()
             assert not (home.sockets / sandbox.id).exists()
+
+
+async def test_volumes_that_an_earlier_run_left_are_removed(home: Home, engine: AgentEngine) -> None:
+    """Made for a container that was never made, or left behind when that went; no others, and none that is used."""
+    async with home.run() as plane:
+        volume = Volume(name="v", mount_path="/v", claim="used", delete=True)
+        kept = await plane.sandboxes.create(a_request(volumes=(volume,)))
+        mine = engine.volumes["used"]
+        await crash(home)
+    engine.volumes["left"] = mine
+    engine.volumes["lasting"] = mine._replace(disposable=False)
+    engine.volumes["foreign"] = mine._replace(instance="another")
+    async with home.run() as plane:
+        await until(lambda: "left" not in engine.volumes)
+        assert set(engine.volumes) == {"used", "lasting", "foreign"}
+        await plane.sandboxes.delete(kept.id)
+        await until(lambda: set(engine.volumes) == {"lasting", "foreign"})
+
+
+async def test_a_last_user_that_ended_while_nobody_looked_takes_its_volume_along(
+    home: Home, engine: AgentEngine
+) -> None:
+    """Its maker has ended before, so there is no record any more that asks for it."""
+    async with home.run() as plane:
+        volume = Volume(name="v", mount_path="/v", claim="shared", delete=True)
+        maker, user = [await plane.sandboxes.create(a_request(volumes=(volume,))) for _ in range(2)]
+        await plane.sandboxes.delete(maker.id)
+        await until(lambda: [one.id for one in plane.sandboxes.list()] == [user.id])
+        await crash(home)
+    await engine.die(user.container_id)
+    assert "shared" in engine.volumes
+    async with home.run():
+        await until(lambda: "shared" not in engine.volumes)
 
 
 async def test_ended_sandboxes_are_remembered_as_long_as_before(home: Home) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from controlplane.composition import ControlPlane
@@ -28,7 +29,7 @@ from controlplane.lifecycle.reaper import reap_once
 from controlplane.lifecycle.registry import utc_now
 from controlplane.lifecycle.sandboxes import FINISHED_RETENTION
 from controlplane.runtime.driver import EventKind, RuntimeEvent
-from controlplane.sandbox import Limits, Sandbox, State
+from controlplane.sandbox import Limits, Sandbox, State, Volume
 from controlplane.store import StoreError
 from execd.errors import ExecdError
 from tests.control_plane import Home, a_request, until
@@ -111,6 +112,21 @@ async def test_user_namespaces_are_for_whom_the_settings_allow_them(home: Home) 
         warm = plane.pool.warm_ids()
         assert (await plane.sandboxes.create(a_request(user_namespaces=True))).id not in warm
         assert (await plane.sandboxes.create(a_request())).id in warm
+
+
+async def test_gpus_are_asked_of_an_engine_that_has_some(home: Home, engine: AgentEngine) -> None:
+    """On the cold road; where there are none that is said, before anything is made."""
+    async with home.run() as plane:
+        warm = plane.pool.warm_ids()
+        with pytest.raises(InvalidRequest, match=r"^resourceLimits\.gpu: .*no GPUs to give") as refused:
+            await plane.sandboxes.create(a_request(gpus="1"))
+        assert refused.value.code == "sandbox.unsupported"
+        assert plane.sandboxes.list() == []
+        engine.has_gpus = True
+        sandbox = await plane.sandboxes.create(a_request(gpus="all"))
+        assert sandbox.id not in warm
+        assert engine.find(sandbox.container_id).spec.gpus == sandbox.spec.gpus == "all"
+        assert plane.pool.warm_ids() == warm
 
 
 async def test_other_limits_are_set_at_the_claim(engine: AgentEngine, plane: ControlPlane) -> None:
@@ -320,6 +336,48 @@ async def test_a_deleted_sandbox_is_gone(home: Home, plane: ControlPlane) -> Non
     assert len(plane.deadlines) == 0
     with pytest.raises(NotFound):
         await plane.sandboxes.delete(sandbox.id)
+
+
+DATA = Volume(name="data", mount_path="/data", claim="data")
+
+
+@pytest.mark.parametrize("ends_first", ["maker", "user"])
+async def test_a_volume_goes_with_its_last_user(engine: AgentEngine, plane: ControlPlane, ends_first: str) -> None:
+    """Where its maker said so, and not before; whatever the other one says, and however they end."""
+    made = replace(DATA, delete=True)
+    maker = await plane.sandboxes.create(a_request(volumes=(made,)))
+    user = await plane.sandboxes.create(a_request(volumes=(DATA,)))
+    first, last = (maker, user) if ends_first == "maker" else (user, maker)
+    await plane.sandboxes.delete(first.id)
+    await until(lambda: first.id not in {one.id for one in plane.sandboxes.list()})
+    assert "data" in engine.volumes
+    engine.agents[last.id].exit(1)
+    await until(lambda: "data" not in engine.volumes)
+    assert plane.sandboxes.get(last.id).state is State.FAILED
+
+
+async def test_a_volume_that_was_not_made_to_go_stays(engine: AgentEngine, plane: ControlPlane) -> None:
+    """Also when later users would have it removed, and through the sweep."""
+    for delete in (False, True):
+        sandbox = await plane.sandboxes.create(a_request(volumes=(replace(DATA, delete=delete),)))
+        await plane.sandboxes.delete(sandbox.id)
+        await until(lambda: plane.sandboxes.list() == [])
+    await plane.recovery.sweep()
+    assert set(engine.volumes) == {"data"}
+
+
+async def test_a_create_that_fails_leaves_no_volume(home: Home, engine: AgentEngine, plane: ControlPlane) -> None:
+    """Neither when its container does not start, nor when its entrypoint is refused."""
+    made = replace(DATA, delete=True)
+    home.driver.fail_start = StartFailed("no")
+    with pytest.raises(StartFailed):
+        await plane.sandboxes.create(a_request(volumes=(made,)))
+    assert engine.volumes == {}
+    home.driver.fail_start = None
+    engine.refusal = ExecdError("process.spawn_failed", "no such file")
+    with pytest.raises(InvalidRequest):
+        await plane.sandboxes.create(a_request(volumes=(made,)))
+    assert engine.volumes == {}
 
 
 async def test_a_removal_that_fails_is_tried_again_by_the_sweep(home: Home, plane: ControlPlane) -> None:

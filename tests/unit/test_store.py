@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from controlplane.errors import ConfigError
 from controlplane.lifecycle.registry import Registry
 from controlplane.lifecycle.states import Event
-from controlplane.sandbox import Limits, Sandbox, SandboxSpec, State, new_sandbox_id
+from controlplane.sandbox import Limits, Platform, Sandbox, SandboxSpec, State, new_sandbox_id
 from controlplane.store import SCHEMA_VERSION, Store, StoreError
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,7 @@ def a_sandbox(**changes: object) -> Sandbox:
             extensions={"x": "y"},
             limits=Limits(cpus=0.5, memory_bytes=1 << 28, pids=64),
             network=True,
+            platform=Platform("linux", "arm64"),
         ),
         state=State.RUNNING,
         created_at=NOW,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.live_server import ROOT, SANDLOT, LiveServer, run_script
+from tests.stream_client import connected, of_type, output
 
 PAGE = (ROOT / "docs" / "extending-images.md").read_text()
 IMAGE = "sandlot-test/scheme"
@@ -92,6 +93,77 @@ def test_the_example_works_as_the_page_says(image: str, sdk: Path, server: LiveS
         "kernels": True,
         "left": [],
     }
+
+
+@pytest.fixture(scope="module")
+def ipython(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The example's image with one more language: the kernel that Jupyter brings, which can all they can."""
+    folder = tmp_path_factory.mktemp("ipython")
+    (folder / "Dockerfile").write_text(f"FROM {image}\nCOPY ipython.toml /etc/sandlot/kernels/\n")
+    (folder / "ipython.toml").write_text(
+        'language = "ipython"\ninterrupt = "message"\n'
+        'command = ["python3", "/opt/sandlot/kernels/jupyter/runner.py", "python3"]\n'
+    )
+    name = "sandlot-test/ipython"
+    subprocess.run(
+        ["docker", "build", "-q", "-t", name, folder], check=True, env={**os.environ, "DOCKER_BUILDKIT": "0"}
+    )
+    yield name
+    subprocess.run(["docker", "rmi", "--force", name], capture_output=True, check=False)
+
+
+SHOW = """
+import sys
+shown = display('a', display_id='d')
+print('out')
+print('err', file=sys.stderr)
+shown.update('b')
+42
+"""
+
+
+async def test_what_a_jupyter_kernel_can_is_passed_on(ipython: str, server: LiveServer) -> None:
+    """Displays and their updates, errors, input, completion, inspection, interrupts, and what it has used."""
+    create = {"image": {"uri": ipython}, "entrypoint": ["tail", "-f", "/dev/null"], "timeout": 600}
+    sandbox = server.request("POST", "/v1/sandboxes", create)["id"]
+    async with connected(server, sandbox) as client:
+        (opened, _) = await client.ask("context.open", language="ipython")
+        context = opened["id"]
+        messages = await client.ask("run", code=SHOW, context=context)
+        first, second, value = of_type(messages, "result")
+        assert (output(messages), output(messages, "stderr")) == ("out\n", "err\n")
+        assert (first["data"]["text/plain"], first["display_id"], "update" in first) == ("'a'", "d", False)
+        assert (second["data"]["text/plain"], second["display_id"], second["update"]) == ("'b'", "d", True)
+        assert (value["kind"], value["data"], value["execution_count"]) == ("result", {"text/plain": "42"}, 1)
+        big = await client.ask("run", code="kept = b'x' * (300 << 20)", context=context)
+        assert big[-1]["receipt"]["peak_memory_bytes"] > 300 << 20  # the kernel's, not the runner's beside it
+        assert big[-1]["receipt"]["cpu_s"] > 0
+        (raised,) = of_type(await client.ask("run", code="1 / 0", context=context), "raised")
+        assert (raised["name"], "\x1b" in "".join(raised["traceback"])) == ("ZeroDivisionError", False)
+        asking = await client.open("run", code="name = input('who? ')\nname * 2", context=context, allow_input=True)
+        while (message := await client.next(asking))["type"] != "prompt":
+            pass
+        assert message["prompt"] == "who? "
+        await client.ask("input", context=context, text="me")
+        (value,) = of_type(await client.rest(asking), "result")
+        assert value["data"]["text/plain"] == "'meme'"
+        # Its other completer reads half of what is installed at first, which may take longer than it may.
+        await client.ask("run", code="%config Completer.use_jedi = False", context=context)
+        completion, *_ = await client.ask("context.complete", id=context, code="print(nam", cursor=9)
+        assert "name" in completion["matches"]
+        assert (completion["start"], completion["end"]) == (6, 9)
+        (inspection, _) = await client.ask("context.inspect", id=context, code="name", cursor=4)
+        assert "String form: me" in inspection["data"]["text/plain"]
+        endless = await client.open("run", code="print('begun')\nwhile True: pass", context=context)
+        while (await client.next(endless))["type"] != "data":
+            pass
+        await client.ask("context.interrupt", id=context)
+        assert (await client.rest(endless))[-1]["receipt"]["cause"] == "interrupted"
+        (value,) = of_type(await client.ask("run", code="name", context=context), "result")
+        assert value["data"]["text/plain"] == "'me'"
+        died = (await client.ask("run", code="import os; os._exit(5)", context=context))[-1]["receipt"]
+        assert (died["cause"], died["died_of"], died["exit_code"]) == ("died", "exit", 5)
+    server.request("DELETE", f"/v1/sandboxes/{sandbox}")
 
 
 def test_check_prints_a_table(image: str) -> None:

@@ -27,7 +27,7 @@ from jupyter_client.manager import AsyncKernelManager
 PROTOCOL = 1
 START_TIMEOUT_S = 60.0
 MAX_MATCHES = 1000
-# What a kernel of a terminal colours its tracebacks with.
+# What kernels, made for terminals as well, colour tracebacks and descriptions with.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _BIND = str(Path(__file__).with_name("bind.py"))
 
@@ -203,6 +203,7 @@ class Runner:
                 level = 1 if message.get("detail") else 0
                 content = (await self._client.inspect(code, cursor, level, reply=True, timeout=8))["content"]
                 data = texts(content["data"]) if content.get("found") else {}
+                data = {mime: _COLOURS.sub("", text) for mime, text in data.items()}
                 self._channel.say(type="inspection", id=message["id"], data=data)
         except (TimeoutError, KeyError) as error:
             self._channel.say(type="refused", id=message["id"], message=f"the kernel did not answer: {error}")

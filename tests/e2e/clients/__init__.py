@@ -166,7 +166,8 @@ and its result is looked at. The methods are read from the packages themselves: 
 those lead to, the commands of the command line, the tools of the MCP server. Left out is what never reaches a server:
 exceptions, values and settings, how a client is put together, what users implement, and `osb config` and `osb skills`.
 The tests do the same, and fail when a client has a method that is not called, or when this page is not what they found.
-How many methods work both warm and cold, of how many:
+Mistakes are tried as well: what the contract calls an error must be the exception of the Python SDK, the status and the
+code that it names. How many methods work both warm and cold, of how many:
 
 {chr(10).join(lines)}
 

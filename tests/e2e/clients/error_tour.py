@@ -162,7 +162,7 @@ async def tour():
     await connecting(sandbox, manager, config)
     await paused(sandbox, manager, config)
     await ended(manager, config)
-    await pools(config)
+    await pools(manager, config)
     await wait(sandbox.kill())
     left = await wait(manager.list_sandbox_infos(SandboxFilter(states=["Pending", "Running", "Paused"])))
     assert left.sandbox_infos == [], "a create that failed has left a sandbox"
@@ -495,31 +495,35 @@ async def ended(manager, config):
     await wait(sandbox.kill())
 
 
-async def pools(config):
+async def pools(manager, config):
     store = PoolStore()
-    pool = Pool(
-        pool_name="p",
-        max_idle=0,
-        state_store=store,
-        connection_config=config,
-        creation_spec=PoolCreationSpec(image=IMAGE),
-    )
+
+    def pool(name, max_idle):
+        spec = PoolCreationSpec(image=IMAGE, metadata={"pool": name})
+        return Pool(pool_name=name, max_idle=max_idle, state_store=store, connection_config=config, creation_spec=spec)
+
     only_idle = (None, AcquirePolicy.FAIL_FAST)
-    await fails("a pool that was not started", PoolNotRunningException, "POOL_NOT_RUNNING", pool.acquire)
-    await wait(pool.start())
-    await fails("an empty pool", PoolEmptyException, "POOL_EMPTY", pool.acquire, *only_idle)
-    await wait(store.put_idle("p", NOBODY))
+    empty = pool("empty", 0)
+    await fails("a pool that was not started", PoolNotRunningException, "POOL_NOT_RUNNING", empty.acquire)
+    await wait(empty.start())
+    await fails("an empty pool", PoolEmptyException, "POOL_EMPTY", empty.acquire, *only_idle)
+    await wait(empty.shutdown())
+    await wait(store.put_idle("stale", NOBODY))
+    stale = pool("stale", 1)  # full, so that it leaves what it has alone until that is asked for
+    await wait(stale.start())
     await fails(
         "a pool of what is gone",
         PoolAcquireFailedException,
         "POOL_ACQUIRE_FAILED",
-        pool.acquire,
+        stale.acquire,
         *only_idle,
         says=NOBODY,
     )
-    await wait(pool.shutdown())
-    await wait(PoolManager(state_store=store, connection_config=config).destroy("p"))
-    await fails("a pool that was destroyed", PoolDestroyedException, "POOL_DESTROYED", pool.start)
+    await wait(stale.shutdown())
+    await wait(PoolManager(state_store=store, connection_config=config).destroy("stale"))
+    await fails("a pool that was destroyed", PoolDestroyedException, "POOL_DESTROYED", stale.start)
+    alive = SandboxFilter(states=["Running"], metadata={"pool": "stale"})
+    await until(lambda: manager.list_sandbox_infos(alive), lambda found: found.sandbox_infos == [])
 
 
 try:

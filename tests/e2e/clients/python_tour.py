@@ -378,7 +378,6 @@ async def pools(config):
     await do("SandboxPool.snapshot", pool.snapshot, expect=lambda now: now.state.value == "HEALTHY")
     entries = await do("SandboxPool.snapshot_idle_entries", pool.snapshot_idle_entries)
     assert [entry.sandbox_id for entry in entries] == await alive()
-    await do("SandboxPool.resize", pool.resize, 0)  # what is acquired now is not replaced
     taken = await do(
         "SandboxPool.acquire",
         pool.acquire,
@@ -388,8 +387,12 @@ async def pools(config):
     )
     assert said(await wait(taken.commands.run("echo pooled"))) == "pooled\n"
     await wait(taken.destroy())
+    await do("SandboxPool.resize", pool.resize, 0)
+    assert (await wait(pool.snapshot())).max_idle == 0
     await do("SandboxPool.shutdown", pool.shutdown)
     assert (await wait(pool.snapshot())).state.value == "STOPPED"
+    await wait(pool.release_all_idle())  # there may be one in place of that which was taken
+    await until(alive, lambda ids: ids == [])
     await put_idle(2)
     await do("SandboxPool.release_all_idle", pool.release_all_idle, expect=lambda count: count == 2)
     assert await alive() == []

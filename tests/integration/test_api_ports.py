@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import httpx
 import pytest
@@ -18,7 +19,8 @@ from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
 from controlplane.api.app import ApiSettings
-from tests.api_server import API_KEY, SANDBOX_ID, Edge, serving
+from execd.forward import Forwarding
+from tests.api_server import API_KEY, SANDBOX_ID, Edge, serving, serving_agent
 from tests.live_agent import LiveAgent, free_port
 
 DOMAIN = "ports.example:8194"
@@ -309,6 +311,39 @@ async def test_errors_say_what_was_wrong(edge: Edge) -> None:
             response = await client.get(f"{edge.proxy}/{port}/x")
             assert (response.status_code, response.json()["code"]) == (status, code), response.text
             assert text in response.json()["message"]
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[int]:
+    """A service that listens, but takes no connection, and as many wait as may: another one is not answered.
+
+    Within the loopback, what has not connected at once never will.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener, contextlib.ExitStack() as waiting:
+        for _ in range(8):
+            client = waiting.enter_context(socket.socket())
+            client.settimeout(0)
+            if client.connect_ex(listener.getsockname()) and not select.select([], [client], [], 0.1)[1]:
+                yield listener.getsockname()[1]
+                return
+        raise AssertionError("the kernel lets more wait than it was told")
+
+
+async def test_a_service_that_takes_no_connection_is_a_504_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over both protocols."""
+    monkeypatch.setattr("execd.forward.CONNECT_TIMEOUT_S", 0.2)
+    async with serving_agent(Forwarding().handlers()) as edge:
+        with hanging() as port:
+            async with opened(edge, port) as client:
+                response = await client.get("/")
+                assert (response.status_code, response.json()["code"]) == (504, "BACKEND_TIMEOUT"), response.text
+                assert f"port {port} of the sandbox does not accept connections" in response.json()["message"]
+                assert response.headers["x-request-id"]
+                with pytest.raises(InvalidStatus) as refusal:
+                    await connect(
+                        f"ws://{edge.address}/v1/sandboxes/{SANDBOX_ID}/proxy/{port}", additional_headers=token(edge)
+                    )
+                assert refusal.value.response.status_code == 504
 
 
 async def test_an_answer_that_breaks_off_is_seen_to_break_off(edge: Edge) -> None:

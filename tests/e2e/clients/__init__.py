@@ -16,7 +16,6 @@ from typing import NamedTuple
 from tests.live_server import SDK_PACKAGES, LiveServer, node_modules_with, python_with, sdk_python
 
 TOURS = Path(__file__).parent
-WARM, COLD = "sandlot/code-interpreter", "sandlot/python"
 CLI_PACKAGES = ("opensandbox-cli==1.1.1", "opensandbox-mcp==1.1.1")
 NODE_PACKAGES = ("@alibaba-group/opensandbox@0.1.11",)
 
@@ -34,21 +33,30 @@ REFUSED = {
 
 
 class Tour(NamedTuple):
-    """One client, one way to reach the sandbox."""
+    """One client, one way to reach the sandbox, and how that comes to be: from the warm pool, or made for it."""
 
     client: str
     way: str
+    start: str
 
     @property
     def name(self) -> str:
+        return f"{self.client} · {self.way} · {self.start}"
+
+    @property
+    def column(self) -> str:
+        """Where it stands in the table."""
         return f"{self.client} · {self.way}"
 
 
+# Cold ones between warm ones: the pool fills up meanwhile.
 ALL = [
-    *(Tour(client, way) for client in ("Python async", "Python sync", "JavaScript") for way in ("direct", "proxy")),
-    Tour("osb", "direct"),
-    *(Tour("MCP", way) for way in ("direct", "proxy")),
+    Tour(client, way, start)
+    for client in ("Python async", "Python sync", "JavaScript", "osb", "MCP")
+    for way in ("direct", "proxy")
+    for start in ("warm", "cold")
 ]
+IMAGES = {"warm": "sandlot/code-interpreter", "cold": "sandlot/python"}
 
 
 class Outcome(NamedTuple):
@@ -67,19 +75,20 @@ def missing(tour: Tour) -> str:
 
 
 def make(tour: Tour, server: LiveServer) -> Outcome:
-    """Send a client on its tour."""
+    """Send a client on its tour. Only images of the pool are warm, and it is full when the tour begins."""
     directory = None
     if tour.client.startswith("Python"):
-        kind = tour.client.removeprefix("Python ")
-        command = [sdk_python(), TOURS / "python_tour.py", kind, tour.way, WARM, COLD]
+        command = [sdk_python(), TOURS / "python_tour.py", tour.client.removeprefix("Python ")]
     elif tour.client == "JavaScript":
         directory = node_modules_with("javascript", NODE_PACKAGES)
-        command = ["node", TOURS / "javascript_tour.mjs", tour.way, WARM]
+        command = ["node", TOURS / "javascript_tour.mjs"]
     else:
-        script = "cli_tour.py" if tour.client == "osb" else "mcp_tour.py"
-        command = [python_with("cli", CLI_PACKAGES), TOURS / script, tour.way, WARM]
+        command = [python_with("cli", CLI_PACKAGES), TOURS / ("cli_tour.py" if tour.client == "osb" else "mcp_tour.py")]
+    if tour.start == "warm":
+        server.wait_full()
+    hits = server.metric("sandlot_pool_hits_total")
     done = subprocess.run(
-        [os.fspath(word) for word in command],
+        [os.fspath(word) for word in (*command, tour.way, IMAGES[tour.start])],
         cwd=directory,
         env=server.sdk_environment(),
         capture_output=True,
@@ -88,6 +97,7 @@ def make(tour: Tour, server: LiveServer) -> Outcome:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-5000:]
+    assert (server.metric("sandlot_pool_hits_total") > hits) == (tour.start == "warm")
     said = json.loads(done.stdout.strip().splitlines()[-1])
     return Outcome(said["results"], said["surface"], done.stderr)
 
@@ -99,6 +109,7 @@ def group_of(method: str) -> str:
         ("template", "templates"),
         ("vault", "credential vault"),
         ("isol", "isolated sessions"),
+        ("pool", "client-side pools"),
         ("egress", "egress policy"),
         ("snapshot", "snapshots"),
         ("diagnostic", "diagnostics"),
@@ -127,14 +138,17 @@ def is_refusal_known(method: str, result: str) -> bool:
 
 def table(outcomes: Mapping[Tour, Mapping[str, str]]) -> str:
     """Return the page."""
-    groups = sorted({group_of(method) for results in outcomes.values() for method in results})
-    head = ["", *(tour.name for tour in outcomes)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for group in groups:
+    columns: dict[str, dict[str, list[str]]] = {}
+    for tour, results in outcomes.items():
+        column = columns.setdefault(tour.column, {})
+        for method, result in results.items():
+            column.setdefault(method, []).append(result)
+    lines = ["|  | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for group in sorted({group_of(method) for column in columns.values() for method in column}):
         cells = [group]
-        for results in outcomes.values():
-            mine = {method: result for method, result in results.items() if group_of(method) == group}
-            fine = sum(result == "ok" for result in mine.values())
+        for column in columns.values():
+            mine = [found for method, found in column.items() if group_of(method) == group]
+            fine = sum(all(result == "ok" for result in found) for found in mine)
             cells.append(f"{fine} of {len(mine)}" if mine else "–")
         lines.append("| " + " | ".join(cells) + " |")
     refused = sorted(
@@ -146,10 +160,14 @@ def table(outcomes: Mapping[Tour, Mapping[str, str]]) -> str:
 The official clients, unmodified, as their registries have them:
 {", ".join(CLIENTS)}.
 
-Made by `python -m tests.e2e.clients`: every public method of each is called once at least, on sandboxes from the warm
-pool and on cold ones, directly and with `use_server_proxy`, and its result is looked at. The tests do the same, and
-fail when a client has a method that is not called, or when this page is not what they found. How many methods work, of
-how many:
+Made by `python -m tests.e2e.clients`. Each client goes four ways through all it can do: on sandboxes from the warm pool
+and on cold ones, each directly and with `use_server_proxy`. On each way every public method is called once at least,
+and its result is looked at. The methods are read from the packages themselves: the classes that they export and what
+those lead to, the commands of the command line, the tools of the MCP server. Left out is what never reaches a server:
+exceptions, values and settings, how a client is put together, what users implement, and `osb config` and `osb skills`.
+The tests do the same, and fail when a client has a method that is not called, or when this page is not what they found.
+Mistakes are tried as well: what the contract calls an error must be the exception of the Python SDK, the status and the
+code that it names. How many methods work both warm and cold, of how many:
 
 {chr(10).join(lines)}
 

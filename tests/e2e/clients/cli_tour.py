@@ -2,7 +2,8 @@
 
     cli_tour.py direct|proxy IMAGE
 
-Prints JSON: for each command "ok", how the server refuses it, or what went wrong; and all commands there are.
+Prints JSON: for each command "ok", how the server refuses it, or what went wrong; and all commands there are. Each
+command is a process of its own, forked when the tool's modules are there: loading them takes most of a second.
 """
 
 from __future__ import annotations
@@ -10,16 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 import click
 from opensandbox_cli.main import cli
 
 WAY, IMAGE = sys.argv[1:3]
-OSB = os.path.join(os.path.dirname(sys.executable), "osb")
 FLAGS = ["--use-server-proxy"] if WAY == "proxy" else []
 # What has nothing to do with a server.
 OFFLINE = ("config", "skills")
@@ -28,33 +28,52 @@ results: dict[str, str] = {}
 home = tempfile.mkdtemp(prefix="osb-")
 
 
-def osb(name, *arguments, expect=None, read_json=False, stdin=None):
-    """Run one command; note how it went."""
+def run(arguments):
+    """Run the tool; return its exit code, its output, and that with what it said on standard error."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.argv = ["osb", *arguments]
+                code = 0 if cli() is None else 1  # does not return, as a rule
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return code, texts[0], texts[0] + texts[1]
+
+
+def osb(name, *arguments, expect=None, read_json=False):
+    """Run one command; note how it went. One that failed once has failed, whatever it does after that."""
     output = ["-o", "json"] if read_json else []
-    words = name.split()
-    done = subprocess.run(
-        [OSB, "--config", f"{home}/config.toml", "--no-color", *FLAGS, *words, *output, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        input=stdin,
-        env={**os.environ, "HOME": home},
-        check=False,
-    )
-    text = done.stdout + done.stderr
-    if done.returncode and (refusal := re.search(r"HTTP (\d+): \{\"code\":\"([^\"]+)|\[([A-Z_:]+)\]", text)):
-        results[name] = "refused: " + " ".join(part for part in refusal.groups() if part)
-    elif done.returncode:
-        results[name] = f"failed: {text[-300:]}"
+    code, out, text = run(["--config", f"{home}/config.toml", "--no-color", *FLAGS, *name.split(), *output, *arguments])
+    result = "ok"
+    if code and (refusal := re.search(r"HTTP (\d+): \{\"code\":\"([^\"]+)|\[([A-Z_:]+)\]", text)):
+        result = "refused: " + " ".join(part for part in refusal.groups() if part)
+    elif code:
+        result = f"failed: {text[-300:]}"
     elif expect is not None and expect not in text:
-        results[name] = f"failed: {expect!r} is not in {text[:300]!r}"
-    else:
-        results[name] = "ok"
-        return json.loads(done.stdout) if read_json else done.stdout
-    return None
+        result = f"failed: {expect!r} is not in {text[:300]!r}"
+    if results.get(name, "ok") == "ok":
+        results[name] = result
+    return None if result != "ok" else json.loads(out) if read_json else out
 
 
 def tour():
+    os.environ["HOME"] = home
     sandbox = osb("sandbox create", "--image", IMAGE, "--timeout", "10m", "-m", f"cli={WAY}", read_json=True)["id"]
     osb("sandbox list", "-m", f"cli={WAY}", expect=sandbox)
     osb("sandbox get", sandbox, expect="Running")

@@ -1,26 +1,34 @@
 """Every public method of the official Python SDKs, once at least, against a live server. Runs in the SDK's environment.
 
-    python_tour.py async|sync direct|proxy WARM_IMAGE COLD_IMAGE
+    python_tour.py async|sync direct|proxy IMAGE
 
-Prints JSON: for each method "ok", or the status and code with which the server refuses it, or what went wrong. One tour
-for both kinds of client: `do` waits where there is something to wait for.
+Prints JSON: for each method "ok", or the status and code with which the server refuses it, or what went wrong; and all
+methods there are. One tour for both kinds of client: `do` waits where there is something to wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import enum
 import inspect
 import json
 import sys
 import traceback
+import typing
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
 import code_interpreter
+import code_interpreter.sync
 import opensandbox
+import opensandbox.pool
+import opensandbox.sync
+import pydantic
+from opensandbox import AcquirePolicy, PoolCreationSpec
 from opensandbox.config import ConnectionConfig
 from opensandbox.config.connection_sync import ConnectionConfigSync
-from opensandbox.exceptions import SandboxApiException
+from opensandbox.exceptions import PoolDestroyedException, SandboxApiException
 from opensandbox.models.execd import RunCommandOpts
 from opensandbox.models.filesystem import (
     ContentReplaceEntry,
@@ -33,12 +41,18 @@ from opensandbox.models.filesystem import (
 from opensandbox.models.isolated import CreateIsolatedSessionRequest, IsolatedRunOpts, IsolatedWorkspaceSpec
 from opensandbox.models.sandboxes import NetworkRule, SandboxFilter, SnapshotFilter
 from opensandbox.models.templates import CreateTemplateRequest, TemplateFilter
+from opensandbox.services.filesystem import Filesystem
+from opensandbox.sync.services.filesystem import FilesystemSync
 
-KIND, WAY, WARM, COLD = sys.argv[1:5]
+KIND, WAY, IMAGE = sys.argv[1:4]
 IS_SYNC = KIND == "sync"
 Sandbox = opensandbox.SandboxSync if IS_SYNC else opensandbox.Sandbox
 Manager = opensandbox.SandboxManagerSync if IS_SYNC else opensandbox.SandboxManager
 CodeInterpreter = code_interpreter.CodeInterpreterSync if IS_SYNC else code_interpreter.CodeInterpreter
+Pool = opensandbox.SandboxPoolSync if IS_SYNC else opensandbox.SandboxPoolAsync
+PoolManager = opensandbox.SandboxPoolManagerSync if IS_SYNC else opensandbox.SandboxPoolManagerAsync
+PoolStore = opensandbox.InMemoryPoolStateStore if IS_SYNC else opensandbox.InMemoryAsyncPoolStateStore
+Files = FilesystemSync if IS_SYNC else Filesystem
 Config = ConnectionConfigSync if IS_SYNC else ConnectionConfig
 
 results: dict[str, str] = {}
@@ -49,18 +63,24 @@ async def wait(value):
     return await value if inspect.isawaitable(value) else value
 
 
+def note(name, result):
+    """Note how a method went. One that failed once has failed, whatever it does after that."""
+    if results.get(name, "ok") == "ok":
+        results[name] = result
+
+
 async def do(name, method, *arguments, expect=None, **keywords):
     """Call a method, check its result, note how it went under its name; return the result."""
     try:
         value = await wait(method(*arguments, **keywords))
         assert expect is None or expect(value), f"an unexpected result: {value!r:.300}"
     except SandboxApiException as error:
-        results[name] = f"refused: {error.status_code} {error.error.code if error.error else ''}"
+        note(name, f"refused: {error.status_code} {error.error.code if error.error else ''}")
     except Exception as error:
         traceback.print_exc()
-        results[name] = f"failed: {type(error).__name__}: {error!s:.300}"
+        note(name, f"failed: {type(error).__name__}: {error!s:.300}")
     else:
-        results[name] = "ok"
+        note(name, "ok")
         return value
     return None
 
@@ -78,14 +98,18 @@ async def until(look, is_done):
 async def tour():
     config = Config(use_server_proxy=WAY == "proxy")
     sandbox = await do(
-        "Sandbox.create", Sandbox.create, WARM, metadata={"tour": f"{KIND}-{WAY}"}, connection_config=config
+        "Sandbox.create", Sandbox.create, IMAGE, metadata={"tour": f"{KIND}-{WAY}"}, connection_config=config
     )
     await commands(sandbox)
-    await files(sandbox)
+    await files("files", sandbox.files, "/tour")
+    await files("Sandbox.files_with_identity", sandbox.files_with_identity(1000, 1000), "/tmp/mine")
+    note("Sandbox.files_with_identity", "ok")
     await about(sandbox)
     await codes(sandbox)
     await isolation(config)
     await egress(sandbox)
+    await pools(config)
+    await stores()
     await managing(sandbox, config)
     await ending(sandbox, config)
 
@@ -131,51 +155,48 @@ async def commands(sandbox):
     await do("commands.delete_session", sandbox.commands.delete_session, session)
 
 
-async def files(sandbox):
-    box = sandbox.files
-    await do("files.create_directories", box.create_directories, [WriteEntry(path="/tour/in", mode=755)])
-    entries = [WriteEntry(path="/tour/a", data="one two\nthree\n", mode=644), WriteEntry(path="/tour/b", data=b"\0\1")]
-    await do("files.write_files", box.write_files, entries)
-    await do("files.write_file", box.write_file, "/tour/c", "written", mode=600)
-    await do("files.read_file", box.read_file, "/tour/a", expect=lambda text: text == "one two\nthree\n")
-    await do("files.read_file", box.read_file, "/tour/a", offset=2, limit=1, expect=lambda text: text == "three\n")
-    await do(
-        "files.read_bytes", box.read_bytes, "/tour/a", range_header="bytes=4-6", expect=lambda data: data == b"two"
-    )
-    stream = await do("files.read_bytes_stream", box.read_bytes_stream, "/tour/b")
+async def files(group, box, root):
+    """The tour through one of the places that have files; *root* is a folder that is not there yet."""
+    await do(f"{group}.create_directories", box.create_directories, [WriteEntry(path=f"{root}/in", mode=755)])
+    a, b, c, moved = f"{root}/a", f"{root}/b", f"{root}/c", f"{root}/in/moved"
+    entries = [WriteEntry(path=a, data="one two\nthree\n", mode=644), WriteEntry(path=b, data=b"\0\1")]
+    await do(f"{group}.write_files", box.write_files, entries)
+    await do(f"{group}.write_file", box.write_file, c, "written", mode=600)
+    await do(f"{group}.read_file", box.read_file, a, expect=lambda text: text == "one two\nthree\n")
+    await do(f"{group}.read_file", box.read_file, a, offset=2, limit=1, expect=lambda text: text == "three\n")
+    await do(f"{group}.read_bytes", box.read_bytes, a, range_header="bytes=4-6", expect=lambda data: data == b"two")
+    stream = await do(f"{group}.read_bytes_stream", box.read_bytes_stream, b)
     data = b"".join(stream) if IS_SYNC else b"".join([chunk async for chunk in stream])
     assert data == b"\0\1", data
-    is_file = lambda found: found["/tour/c"].mode == 600 and found["/tour/c"].entry_type == "file"  # noqa: E731
-    await do("files.get_file_info", box.get_file_info, ["/tour/c"], expect=is_file)
-    await do("files.set_permissions", box.set_permissions, [SetPermissionEntry(path="/tour/c", mode=644)])
+    is_file = lambda found: found[c].mode == 600 and found[c].entry_type == "file"  # noqa: E731
+    await do(f"{group}.get_file_info", box.get_file_info, [c], expect=is_file)
+    await do(f"{group}.set_permissions", box.set_permissions, [SetPermissionEntry(path=c, mode=644)])
     await do(
-        "files.replace_contents",
+        f"{group}.replace_contents",
         box.replace_contents,
-        [ContentReplaceEntry(path="/tour/a", old_content="one", new_content="1")],
+        [ContentReplaceEntry(path=a, old_content="one", new_content="1")],
     )
     await do(
-        "files.replace_contents_detailed",
+        f"{group}.replace_contents_detailed",
         box.replace_contents_detailed,
-        [ContentReplaceEntry(path="/tour/a", old_content="t", new_content="T")],
+        [ContentReplaceEntry(path=a, old_content="t", new_content="T")],
         expect=lambda found: [item.replaced_count for item in found] == [2],
     )
-    await do("files.move_files", box.move_files, [MoveEntry(src="/tour/c", dest="/tour/in/moved")])
+    await do(f"{group}.move_files", box.move_files, [MoveEntry(src=c, dest=moved)])
     await do(
-        "files.search",
+        f"{group}.search",
         box.search,
-        SearchEntry(path="/tour", pattern="mov*"),
-        expect=lambda found: [entry.path for entry in found] == ["/tour/in/moved"],
+        SearchEntry(path=root, pattern="mov*"),
+        expect=lambda found: [entry.path for entry in found] == [moved],
     )
     await do(
-        "files.list_directory",
+        f"{group}.list_directory",
         box.list_directory,
-        DirectoryListEntry(path="/tour", depth=1),
-        expect=lambda found: sorted(entry.path for entry in found) == ["/tour/a", "/tour/b", "/tour/in"],
+        DirectoryListEntry(path=root, depth=1),
+        expect=lambda found: sorted(entry.path for entry in found) == [a, b, f"{root}/in"],
     )
-    mine = sandbox.files_with_identity(1000, 1000)
-    await do("Sandbox.files_with_identity", mine.write_file, "/tmp/mine", "x")
-    await do("files.delete_files", box.delete_files, ["/tour/a", "/tour/b"])
-    await do("files.delete_directories", box.delete_directories, ["/tour"])
+    await do(f"{group}.delete_files", box.delete_files, [a, b])
+    await do(f"{group}.delete_directories", box.delete_directories, [root])
 
 
 async def about(sandbox):
@@ -268,7 +289,7 @@ async def codes(sandbox):
 
 async def isolation(config):
     sandbox = await wait(
-        Sandbox.create(COLD, extensions={"bootstrap.execd.isolation": "enable"}, connection_config=config)
+        Sandbox.create(IMAGE, extensions={"bootstrap.execd.isolation": "enable"}, connection_config=config)
     )
     await wait(sandbox.commands.run("mkdir /ws; echo low > /ws/file"))
     service = sandbox.isolation
@@ -277,13 +298,13 @@ async def isolation(config):
     session = await do("isolation.create", service.create, request, expect=lambda one: one.info.profile == "strict")
     opts = IsolatedRunOpts(envs={"A": "it's"}, timeout_seconds=20)
     code = "echo $A; cat file; echo mine > file; B=1"
-    await do("isolation session.run", session.run, code, opts=opts, expect=lambda e: said(e) == "it's\nlow\n")
-    behind = await do("isolation session.run_background", session.run_background, "echo $A $B; exit 3")
+    await do("IsolationSession.run", session.run, code, opts=opts, expect=lambda e: said(e) == "it's\nlow\n")
+    behind = await do("IsolationSession.run_background", session.run_background, "echo $A $B; exit 3")
     status = await until(lambda: session.run_status(behind.run_id), lambda status: not status.running)
     assert status.exit_code == 3
-    await do("isolation session.run_status", session.run_status, behind.run_id, expect=lambda found: found.finished_at)
-    await do("isolation session.run_logs", session.run_logs, behind.run_id, expect=lambda log: log.text == "it's 1\n")
-    await do("isolation session.get", session.get, expect=lambda state: state.status == "active")
+    await do("IsolationSession.run_status", session.run_status, behind.run_id, expect=lambda found: found.finished_at)
+    await do("IsolationSession.run_logs", session.run_logs, behind.run_id, expect=lambda log: log.text == "it's 1\n")
+    await do("IsolationSession.get", session.get, expect=lambda state: state.status == "active")
     await do(
         "isolation.list", service.list, expect=lambda found: [one.session_id for one in found] == [session.session_id]
     )
@@ -291,8 +312,9 @@ async def isolation(config):
         "isolation.attach", service.attach, session.session_id, expect=lambda one: one.info.share_net is False
     )
     assert await wait(again.files.read_file("/ws/file")) == "mine\n"
+    await files("IsolationSession.files", again.files, "/ws/tour")
     assert await wait(sandbox.files.read_file("/ws/file")) == "low\n"
-    await do("isolation session.delete", again.delete, expect=lambda _: True)
+    await do("IsolationSession.delete", again.delete, expect=lambda _: True)
     await do("isolation.run_once", service.run_once, "cat file", workspace="/ws", expect=lambda e: said(e) == "low\n")
     manager = service.session(request)
     if IS_SYNC:
@@ -301,7 +323,7 @@ async def isolation(config):
     else:
         async with manager as inner:
             assert said(await inner.run("pwd")) == "/ws\n"
-    results["isolation.session"] = "ok"
+    note("isolation.session", "ok")
     assert await wait(service.list()) == []
     await wait(sandbox.kill())
 
@@ -323,6 +345,124 @@ async def egress(sandbox):
     await do("credential_vault.get_credential", vault.get_credential, "c")
     await do("credential_vault.list_bindings", vault.list_bindings)
     await do("credential_vault.get_binding", vault.get_binding, "b")
+
+
+async def pools(config):
+    """The pools that live in the client: what they hold are sandboxes like all others."""
+    tag = {"tour": f"pool-{KIND}-{WAY}"}
+    store = PoolStore()
+    pool = Pool(
+        pool_name="tour",
+        max_idle=1,
+        state_store=store,
+        connection_config=config,
+        creation_spec=PoolCreationSpec(image=IMAGE, metadata=tag),
+        warmup_health_check_polling_interval=timedelta(milliseconds=50),
+        idle_timeout=timedelta(minutes=10),
+    )
+    manager = await wait(Manager.create(config))
+
+    async def alive():
+        found = await wait(manager.list_sandbox_infos(SandboxFilter(states=["Running"], metadata=tag)))
+        return sorted(info.id for info in found.sandbox_infos)
+
+    async def put_idle(count):
+        """Have idle sandboxes in the store, without the pool's own pace."""
+        for _ in range(count):
+            sandbox = await wait(Sandbox.create(IMAGE, metadata=tag, connection_config=config))
+            await wait(store.put_idle("tour", sandbox.id))
+            await wait(sandbox.close())
+
+    await do("SandboxPool.start", pool.start)
+    await until(pool.snapshot, lambda now: now.idle_count == 1)
+    await do("SandboxPool.snapshot", pool.snapshot, expect=lambda now: now.state.value == "HEALTHY")
+    entries = await do("SandboxPool.snapshot_idle_entries", pool.snapshot_idle_entries)
+    assert [entry.sandbox_id for entry in entries] == await alive()
+    taken = await do(
+        "SandboxPool.acquire",
+        pool.acquire,
+        timedelta(minutes=5),
+        AcquirePolicy.FAIL_FAST,
+        expect=lambda sandbox: sandbox.id == entries[0].sandbox_id,
+    )
+    assert said(await wait(taken.commands.run("echo pooled"))) == "pooled\n"
+    await wait(taken.destroy())
+    await do("SandboxPool.resize", pool.resize, 0)
+    assert (await wait(pool.snapshot())).max_idle == 0
+    await do("SandboxPool.shutdown", pool.shutdown)
+    assert (await wait(pool.snapshot())).state.value == "STOPPED"
+    await wait(pool.release_all_idle())  # there may be one in place of that which was taken
+    await until(alive, lambda ids: ids == [])
+    await put_idle(2)
+    await do("SandboxPool.release_all_idle", pool.release_all_idle, expect=lambda count: count == 2)
+    assert await alive() == []
+    await put_idle(2)
+    await do("SandboxPool.release_all_idle_parallel", pool.release_all_idle_parallel, expect=lambda count: count == 2)
+    assert await alive() == []
+    await put_idle(1)
+    pool_manager = PoolManager(state_store=store, connection_config=config)
+    await do(
+        "SandboxPoolManager.destroy", pool_manager.destroy, "tour", expect=lambda done: done.killed_idle_count == 1
+    )
+    assert await alive() == []
+    try:
+        await wait(pool.start())
+    except PoolDestroyedException:
+        pass
+    else:
+        raise AssertionError("a pool that was destroyed starts")
+    await wait(manager.close())
+
+
+async def stores():
+    """The state of such pools: what no pool asked for above is asked for here. Nothing of it reaches a server."""
+    store, group = PoolStore(), "InMemoryPoolStateStore"
+    minute = timedelta(minutes=1)
+    is_true = lambda value: value is True  # noqa: E731
+    await do(f"{group}.set_max_idle", store.set_max_idle, "p", 3)
+    await do(f"{group}.get_max_idle", store.get_max_idle, "p")  # which keeps none
+    await do(f"{group}.set_idle_entry_ttl", store.set_idle_entry_ttl, "p", minute)
+    for sandbox_id in "abc":
+        await do(f"{group}.put_idle", store.put_idle, "p", sandbox_id)
+    await do(f"{group}.remove_idle", store.remove_idle, "p", "b")
+    await do(f"{group}.snapshot_counters", store.snapshot_counters, "p", expect=lambda found: found.idle_count == 2)
+    await do(
+        f"{group}.snapshot_idle_entries",
+        store.snapshot_idle_entries,
+        "p",
+        expect=lambda found: [entry.sandbox_id for entry in found] == ["a", "c"],
+    )
+    await do(f"{group}.try_take_idle", store.try_take_idle, "p", expect=lambda taken: taken == "a")
+    await do(
+        f"{group}.try_take_idle_min_ttl",
+        store.try_take_idle_min_ttl,
+        "p",
+        minute * 2,
+        expect=lambda taken: taken.sandbox_id is None and list(taken.discarded_alive_sandbox_ids) == ["c"],
+    )
+    await wait(store.put_idle("p", "d"))
+    now = datetime.now(UTC)
+    await do(
+        f"{group}.reap_expired_idle_min_ttl",
+        store.reap_expired_idle_min_ttl,
+        "p",
+        now,
+        minute * 2,
+        expect=lambda found: list(found) == ["d"],
+    )
+    await wait(store.put_idle("p", "e"))
+    await do(f"{group}.reap_expired_idle", store.reap_expired_idle, "p", now + minute * 2)
+    assert (await wait(store.snapshot_counters("p"))).idle_count == 0
+    await do(f"{group}.try_acquire_primary_lock", store.try_acquire_primary_lock, "p", "me", minute, expect=is_true)
+    await do(f"{group}.renew_primary_lock", store.renew_primary_lock, "p", "me", minute, expect=is_true)
+    await do(f"{group}.release_primary_lock", store.release_primary_lock, "p", "me")
+    assert await wait(store.try_acquire_primary_lock("p", "you", minute))
+    await do(f"{group}.begin_destroy", store.begin_destroy, "p", "me")
+    await do(f"{group}.clear_pool_state", store.clear_pool_state, "p")
+    await do(f"{group}.mark_destroyed", store.mark_destroyed, "p", "me", minute)
+    await do(
+        f"{group}.get_destroy_state", store.get_destroy_state, "p", expect=lambda state: state.value == "DESTROYED"
+    )
 
 
 async def managing(sandbox, config):
@@ -353,7 +493,7 @@ async def managing(sandbox, config):
     await do("SandboxManager.get_template", manager.get_template, "t")
     await do("SandboxManager.list_templates", manager.list_templates, TemplateFilter())
     await do("SandboxManager.delete_template", manager.delete_template, "t")
-    doomed = await wait(Sandbox.create(COLD, connection_config=config))  # not in the pool: a cold start
+    doomed = await wait(Sandbox.create(IMAGE, connection_config=config))
     await do("SandboxManager.kill_sandbox", manager.kill_sandbox, doomed.id)
     await wait(doomed.close())
     await do("SandboxManager.close", manager.close)
@@ -376,52 +516,66 @@ async def ending(sandbox, config):
     resumed = await do("Sandbox.resume", Sandbox.resume, sandbox.id, connection_config=config)
     await wait(resumed.close())
     connected = await do("Sandbox.connect", Sandbox.connect, sandbox.id, connection_config=config)
-    await do("health.ping", connected._health_service.ping, sandbox.id)
     await do("Sandbox.close", connected.close)
     await do("Sandbox.kill", sandbox.kill)
-    another = await wait(Sandbox.create(WARM, connection_config=config))
+    another = await wait(Sandbox.create(IMAGE, connection_config=config))
     await do("Sandbox.destroy", another.destroy)
     await wait(sandbox.close())
 
 
-def surface():
-    """All public methods, by the names that the tour uses."""
-    from code_interpreter.services import code
-    from code_interpreter.sync.services import code as code_sync
-    from opensandbox.services import command, diagnostics, egress, filesystem, health, isolated, metrics
-    from opensandbox.sync import services as sync
+PACKAGES = (opensandbox, opensandbox.sync, opensandbox.pool, code_interpreter, code_interpreter.sync)
 
-    groups = {"Sandbox": Sandbox, "SandboxManager": Manager, "CodeInterpreter": CodeInterpreter}
-    if IS_SYNC:
-        groups |= {
-            "commands": sync.command.CommandsSync,
-            "diagnostics": sync.diagnostics.DiagnosticsSync,
-            "credential_vault": sync.egress.CredentialVaultSync,
-            "files": sync.filesystem.FilesystemSync,
-            "health": sync.health.HealthSync,
-            "isolation": sync.isolated.IsolationServiceSync,
-            "isolation session": sync.isolated.IsolationSessionSync,
-            "metrics": sync.metrics.MetricsSync,
-            "codes": code_sync.CodesSync,
-        }
-    else:
-        groups |= {
-            "commands": command.Commands,
-            "diagnostics": diagnostics.Diagnostics,
-            "credential_vault": egress.CredentialVault,
-            "files": filesystem.Filesystem,
-            "health": health.Health,
-            "isolation": isolated.IsolationService,
-            "isolation session": isolated.IsolationSession,
-            "metrics": metrics.Metrics,
-            "codes": code.Codes,
-        }
-    return sorted(
-        f"{group}.{name}"
-        for group, cls in groups.items()
-        for name, member in inspect.getmembers(cls)
-        if not name.startswith("_") and callable(member)
-    )
+
+def is_data(kind):
+    """Whether instances are values, errors or settings: nothing that does anything."""
+    return issubclass(kind, (BaseException, enum.Enum, pydantic.BaseModel)) or dataclasses.is_dataclass(kind)
+
+
+def is_mine(kind):
+    """Whether a class is of this kind of client. An asynchronous one has something to wait for."""
+    return any(inspect.iscoroutinefunction(member) for _, member in public(kind)) != IS_SYNC
+
+
+def public(kind):
+    """Members of a class that a user sees, properties first."""
+    members = [(name, member) for name, member in inspect.getmembers(kind) if not name.startswith("_")]
+    return sorted(members, key=lambda item: not isinstance(item[1], property))
+
+
+def classes_in(hint):
+    """The classes of these packages in a type hint, such as an iterator of them."""
+    if isinstance(hint, type):
+        return [hint] if hint.__module__.partition(".")[0] in ("opensandbox", "code_interpreter") else []
+    return [kind for part in typing.get_args(hint) for kind in classes_in(part)]
+
+
+def surface():
+    """All public methods of what the packages export, and of what that leads to, by the names that the tour uses."""
+    exported = {getattr(package, name) for package in PACKAGES for name in package.__all__}
+    # Protocols that are exported are for users to implement; the client calls them.
+    roots = {kind for kind in exported if not is_data(kind) and not getattr(kind, "_is_protocol", False)}
+    mine = sorted(filter(is_mine, roots), key=lambda kind: kind.__name__)
+    to_see = [(kind.__name__.replace("Async", "").replace("Sync", ""), kind) for kind in mine]
+    seen, names, properties = set(mine), set(), {}
+    for group, kind in to_see:  # grows
+        for name, member in public(kind):
+            is_property = isinstance(member, property)
+            if not is_property and not callable(member):
+                continue  # a constant
+            if not is_property:
+                names.add(f"{group}.{name}")
+            hint = typing.get_type_hints(member.fget if is_property else member).get("return")
+            if is_property and hint in (None, typing.Any):  # not annotated: what others of that name are
+                hint = properties.get(name)
+            for found in classes_in(hint):
+                if is_data(found) or found in seen - {Files}:  # files are another service at each place
+                    continue
+                seen.add(found)
+                if is_property:
+                    properties[name] = found
+                inner = name if is_property and kind in roots else f"{group}.{name}"
+                to_see.append((inner if is_property or found is Files else found.__name__.replace("Sync", ""), found))
+    return sorted(names)
 
 
 try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 import prometheus_client
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -64,6 +65,15 @@ class Kept(contextlib.AsyncExitStack):
 
 
 ANY = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class AnyPath(PathConvertor):
+    """The rest of a path. Starlette's own ends at a newline, which a service's path may well have (as %0A)."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("path", AnyPath())  # also for the mounts
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):

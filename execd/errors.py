@@ -9,6 +9,7 @@ ExecdError carries a stable `code`; the stream is reset with it.
     file.range                 file.failed
     context.not_found          context.unsupported       context.start_failed   context.duplicate
     context.too_many           context.not_forkable     context.no_answer       context.no_input
+    context.refused            by its runner, which cannot be in that directory, for one
     session.not_found
     pty.not_found              pty.attached             pty.taken               pty.too_many
     port.refused               port.timeout             port.failed

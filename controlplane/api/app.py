@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import msgspec
 import prometheus_client
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -64,6 +65,15 @@ class Kept(contextlib.AsyncExitStack):
 
 
 ANY = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class AnyPath(PathConvertor):
+    """The rest of a path. Starlette's own ends at a newline, which a service's path may well have (as %0A)."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("path", AnyPath())  # also for the mounts
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +149,7 @@ def make_app(
         Route("/sandboxes/{sandbox_id}/endpoints/{port}", lifecycle.endpoint, name="sandbox.endpoint"),
         _as_use(sandboxes, WebSocketRoute("/sandboxes/{sandbox_id}/stream", streams.serve, name=STREAM_OPERATION)),
         Route("/sandboxes/{sandbox_id}/stream/tickets", tickets.issue, methods=["POST"], name="ticket.issue"),
-        Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="sandbox.get"),
+        Route("/sandboxes/{sandbox_id}/networkpolicy", egress.policy, methods=["GET"], name="policy.get"),
         Route("/metrics/events", lifecycle.report, methods=["POST"], name="metrics.report"),
         Route("/health", health.health),
         Route("/version", health.version),
@@ -247,25 +257,28 @@ def _port_routes(path: str, ports: Ports) -> list[BaseRoute]:
 
 def _egress_routes(egress: Egress) -> list[BaseRoute]:
     """The egress contract, at port 18080 of a sandbox."""
+    vault = "the credential vault"
+    no_vault = refuse(404, vault)
     return [
         Route("/policy", egress.policy, methods=["GET"], name="egress.policy"),
         Route("/policy", _NO_POLICY_CHANGE, methods=["POST", "PUT", "PATCH", "DELETE"], name="egress.change"),
-        Route("/credential-vault", refuse(404, "the credential vault"), methods=["GET", "PATCH", "DELETE"]),
-        Route("/credential-vault", refuse(400, "the credential vault"), methods=["POST"]),
-        Route("/credential-vault/{rest:path}", refuse(404, "the credential vault"), methods=ANY),
+        Route("/credential-vault", no_vault, methods=["GET", "PATCH", "DELETE"], name="vault.refuse"),
+        Route("/credential-vault", refuse(400, vault), methods=["POST"], name="vault.create"),
+        Route("/credential-vault/{rest:path}", no_vault, methods=ANY, name="vault.refuse"),
     ]
 
 
 def _lifecycle_refusals() -> list[BaseRoute]:
     """What the lifecycle contract has and this server has not (yet): each with a status that its clients expect."""
     sandbox = "/sandboxes/{sandbox_id}"
-    pools = "KUBERNETES::POOL_NOT_SUPPORTED"
+    no_templates = refuse(501, "templates", "FSB::API_NOT_SUPPORTED")
+    no_pools = refuse(501, "pools over the API", "KUBERNETES::POOL_NOT_SUPPORTED")
     return [
-        Route(f"{sandbox}/networkpolicy", _NO_POLICY_CHANGE, methods=["PUT", "PATCH", "DELETE"], name="egress.change"),
-        Route("/templates", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
-        Route("/templates/{rest:path}", refuse(501, "templates", "FSB::API_NOT_SUPPORTED"), methods=ANY),
-        Route("/pools", refuse(501, "pools over the API", pools), methods=ANY),
-        Route("/pools/{rest:path}", refuse(501, "pools over the API", pools), methods=ANY),
+        Route(f"{sandbox}/networkpolicy", _NO_POLICY_CHANGE, methods=["PUT", "PATCH", "DELETE"], name="policy.change"),
+        Route("/templates", no_templates, methods=ANY, name="template.refuse"),
+        Route("/templates/{rest:path}", no_templates, methods=ANY, name="template.refuse"),
+        Route("/pools", no_pools, methods=ANY, name="pool.refuse"),
+        Route("/pools/{rest:path}", no_pools, methods=ANY, name="pool.refuse"),
     ]
 
 

@@ -7,11 +7,13 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import sse
 from controlplane.api.schema import (
+    CommandStatus,
     RunCommandRequest,
     clean_env,
     integer,
@@ -196,19 +198,15 @@ def _failure_event(error: SandlotError, stream: Stream) -> bytes:
     return sse.failure_event(error, stream)
 
 
-def _status(state: ProcessState) -> dict[str, object]:
+def _status(state: ProcessState) -> CommandStatus:
     exited = state.exited
-    status: dict[str, object] = {
-        "id": state.id,
-        "content": state.command,
-        "running": exited is None,
-        # These two the contract wants even when there is nothing to say.
-        "exit_code": None if exited is None else exited.exit_code,
-        "started_at": utc(state.started_at),
-        "finished_at": None if state.finished_at is None else utc(state.finished_at),
-    }
-    if exited is not None:
-        status["receipt"] = receipt_of(exited)
-        if text := describe(exited):
-            status["error"] = text
-    return status
+    return CommandStatus(
+        id=state.id,
+        content=state.command,
+        running=exited is None,
+        exit_code=None if exited is None else exited.exit_code,
+        started_at=utc(state.started_at),
+        finished_at=None if state.finished_at is None else utc(state.finished_at),
+        receipt=UNSET if exited is None else receipt_of(exited),
+        error="" if exited is None else describe(exited),
+    )

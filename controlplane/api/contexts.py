@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controlplane.api.schema import CompletionView, ContextView, CursorRequest, integer, json_answer, read_json
+from controlplane.api.schema import (
+    CompletionView,
+    ContextView,
+    CursorRequest,
+    InspectionView,
+    integer,
+    json_answer,
+    read_json,
+)
 from controlplane.errors import LinkLost
 from execd.wire.messages import (
     ContextComplete,
@@ -66,7 +74,7 @@ class LiveContexts:
         body = await read_json(request, CursorRequest)
         message = ContextInspect(context_id, body.code, _cursor(body), body.detail)
         found = await self._relay.call(sandbox_id, message, ContextInspection)
-        return json_answer({"found": bool(found.data), "data": found.data})
+        return json_answer(InspectionView(bool(found.data), found.data))
 
 
 def _ids(request: Request) -> tuple[str, str]:

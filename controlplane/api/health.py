@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import msgspec
 import prometheus_client
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from controlplane.link.relay import Relay
 
 VERSION = version("sandlot")
+
+
+class HealthView(msgspec.Struct, frozen=True):
+    """All is well."""
+
+    status: str
+
+
+class VersionView(msgspec.Struct, frozen=True):
+    """The release that this server is."""
+
+    version: str
 
 
 class Health:
@@ -37,14 +50,14 @@ class Health:
     async def health(self, _: Request) -> Response:
         """GET /health: 503 while sandboxes cannot be made, because the engine does not answer."""
         if self._is_ready():
-            return json_answer({"status": "healthy"})
+            return json_answer(HealthView("healthy"))
         return flat(503, "SERVER_NOT_READY", "the container engine does not answer", {"Retry-After": "1"})
 
     async def version(self, _: Request) -> Response:
-        """GET /version."""
-        return json_answer({"version": VERSION})
+        """GET /version: which release this is."""
+        return json_answer(VersionView(VERSION))
 
     async def metrics(self, _: Request) -> Response:
-        """GET /metrics, as Prometheus reads it."""
+        """GET /metrics: of the server, for Prometheus."""
         text = prometheus_client.generate_latest(self._registry)
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)

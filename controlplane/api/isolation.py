@@ -143,6 +143,38 @@ class BackgroundRunStatus(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class Layer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One means of hardening."""
+
+    state: Literal["active", "degraded", "disabled", "unsupported"]
+    message: str = ""  # why it is not active
+
+
+class Hardening(msgspec.Struct, frozen=True):
+    """What else stands between a session and the sandbox around it."""
+
+    init_mode: Literal["none", "pid1", "subreaper"]
+    signal_shield: bool
+    cap_drop: Layer
+    seccomp: Layer
+    landlock: Layer
+    ebpf: Layer
+
+
+class CapabilitiesView(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The answer of GET /v1/isolated/capabilities."""
+
+    available: bool
+    setpriv_available: bool
+    userns_available: bool
+    commit_supported: bool
+    diff_supported: bool
+    hardening: Hardening
+    isolator: str = ""
+    version: str = ""
+    message: str = ""  # why it is not available
+
+
 class Isolations:
     """The endpoints. Their runs in the foreground are those of any session."""
 
@@ -325,32 +357,30 @@ def _fields(session: CreateIsolatedSession) -> dict[str, Any]:
     return {name: getattr(session, name) for name in CreateIsolatedSession.__struct_fields__}
 
 
-def _capabilities(state: IsolationState) -> dict[str, object]:
-    answer: dict[str, object] = {
-        "available": state.available,
-        "setpriv_available": state.available,
-        "userns_available": state.available,
-        "commit_supported": False,
-        "diff_supported": False,
-        "hardening": {
-            "init_mode": "pid1" if state.is_init else "none",
-            "signal_shield": state.is_init,
-            "cap_drop": _layer(state.capped, "all capabilities are within reach"),
-            "seccomp": _layer(state.seccomp, "no system call is refused"),
-            "landlock": {"state": "disabled", "message": "namespaces say what a session sees"},
-            "ebpf": {"state": "unsupported", "message": "nothing is observed"},
-        },
-    }
-    if state.version:
-        answer |= {"isolator": "bubblewrap", "version": state.version}
-    if not state.available:
-        hint = f"; a sandbox asks for it when it is created, by the extension {ISOLATION_KEY}=enable"
-        answer["message"] = state.message + hint
-    return answer
+def _capabilities(state: IsolationState) -> CapabilitiesView:
+    hint = f"; a sandbox asks for it when it is created, by the extension {ISOLATION_KEY}=enable"
+    return CapabilitiesView(
+        available=state.available,
+        setpriv_available=state.available,
+        userns_available=state.available,
+        commit_supported=False,
+        diff_supported=False,
+        hardening=Hardening(
+            init_mode="pid1" if state.is_init else "none",
+            signal_shield=state.is_init,
+            cap_drop=_layer(state.capped, "all capabilities are within reach"),
+            seccomp=_layer(state.seccomp, "no system call is refused"),
+            landlock=Layer("disabled", "namespaces say what a session sees"),
+            ebpf=Layer("unsupported", "nothing is observed"),
+        ),
+        isolator="bubblewrap" if state.version else "",
+        version=state.version,
+        message="" if state.available else state.message + hint,
+    )
 
 
-def _layer(is_active: bool, why_not: str) -> dict[str, str]:
-    return {"state": "active"} if is_active else {"state": "disabled", "message": why_not}
+def _layer(is_active: bool, why_not: str) -> Layer:
+    return Layer("active") if is_active else Layer("disabled", why_not)
 
 
 def _invalid(message: str) -> InvalidRequest:

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 WATCH_INTERVAL_S = 1.0
 
 
+class MetricsView(msgspec.Struct, frozen=True):
+    """What is used, and of how much. `timestamp` in ms."""
+
+    cpu_count: float
+    cpu_used_pct: float
+    mem_total_mib: float
+    mem_used_mib: float
+    timestamp: int
+
+
 class Meters:
     """The endpoints. What the kernel does not tell inside (-1) is filled in from the sandbox's limits, or is 0."""
 
@@ -39,23 +49,23 @@ class Meters:
         first = await self._measure(sandbox_id)
         return sse.event_stream(partial(self._repeat, sandbox_id, first), close=_nothing)
 
-    async def _repeat(self, sandbox_id: str, values: dict[str, float], sink: Sink) -> None:
+    async def _repeat(self, sandbox_id: str, values: MetricsView, sink: Sink) -> None:
         while True:
             await sink.write(b"data: " + msgspec.json.encode(values) + b"\n\n")
             await asyncio.sleep(WATCH_INTERVAL_S)
             values = await self._measure(sandbox_id)
 
-    async def _measure(self, sandbox_id: str) -> dict[str, float]:
+    async def _measure(self, sandbox_id: str) -> MetricsView:
         metrics = await self._relay.call(sandbox_id, MetricsRead(), Metrics)
         limits = self._sandboxes.get(sandbox_id).spec.limits
         total = metrics.memory_total_bytes if metrics.memory_total_bytes >= 0 else limits.memory_bytes
-        return {
-            "cpu_count": metrics.cpu_count if metrics.cpu_count >= 0 else limits.cpus,
-            "cpu_used_pct": max(0.0, metrics.cpu_used_pct),
-            "mem_total_mib": total / (1 << 20),
-            "mem_used_mib": max(0, metrics.memory_used_bytes) / (1 << 20),
-            "timestamp": round(metrics.at * 1000),
-        }
+        return MetricsView(
+            cpu_count=metrics.cpu_count if metrics.cpu_count >= 0 else limits.cpus,
+            cpu_used_pct=max(0.0, metrics.cpu_used_pct),
+            mem_total_mib=total / (1 << 20),
+            mem_used_mib=max(0, metrics.memory_used_bytes) / (1 << 20),
+            timestamp=round(metrics.at * 1000),
+        )
 
 
 def _nothing() -> None:

@@ -123,6 +123,7 @@ BY_AGENT_CODE: dict[str, Problem] = {
     "context.not_found": Problem(404, "CONTEXT_NOT_FOUND"),
     "context.unsupported": Problem(400, "NOT_SUPPORTED"),
     "context.start_failed": Problem(500, "RUNTIME_ERROR"),
+    "context.refused": Problem(400, "RUNTIME_ERROR"),  # by its runner: a directory that is not there, for one
     "context.duplicate": Problem(500, "RUNTIME_ERROR"),
     "context.too_many": Problem(400, "RUNTIME_ERROR"),
     "context.not_forkable": Problem(409, "CONTEXT_NOT_FORKABLE"),
@@ -141,10 +142,10 @@ BY_AGENT_CODE: dict[str, Problem] = {
     "internal": Problem(500, "RUNTIME_ERROR"),
 }
 
-# Error statuses that the contract documents, by operation (the names of the routes in `app.py`).
-_EXECD = frozenset({400, 500})
+# Error statuses that are documented, by operation (the names of the routes in `app.py`): those of the contract, or of
+# `specs/` for what is ours. First the operations of the server itself.
 _LIFECYCLE = frozenset({401, 403, 404, 409, 500})
-DOCUMENTED: dict[str, frozenset[int]] = {
+LIFECYCLE: dict[str, frozenset[int]] = {
     "sandbox.create": frozenset({400, 401, 403, 409, 429, 500}),
     "sandbox.list": frozenset({400, 401, 500}),
     "sandbox.get": frozenset({401, 403, 404, 500}),
@@ -155,11 +156,26 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "sandbox.renew": _LIFECYCLE | {400},
     "sandbox.endpoint": frozenset({400, 401, 403, 404, 500}),
     "sandbox.diagnostics": frozenset({400, 401, 403, 404, 500, 501}),
+    "sandbox.stream": _LIFECYCLE | {400},
+    "sandbox.context": _LIFECYCLE | {400, 429, 502},
+    "context.execute": _LIFECYCLE | {400, 429, 502},
+    "policy.get": frozenset({401, 403, 404, 500}),
+    "policy.change": frozenset({400, 401, 500}),
     "snapshot.create": _LIFECYCLE | {400},
     "snapshot.list": frozenset({400, 401, 500}),
     "snapshot.get": frozenset({401, 403, 404, 500}),
     "snapshot.delete": _LIFECYCLE,
+    "ticket.issue": _LIFECYCLE | {400},
     "metrics.report": frozenset({400, 401, 500}),
+    "template.refuse": frozenset({401, 500, 501}),
+    "pool.refuse": frozenset({401, 500, 501}),
+    "health": frozenset({500, 503}),
+    "version": frozenset({500}),
+    "metrics": frozenset({401, 500}),
+}
+# Then those at a sandbox's endpoint.
+_EXECD = frozenset({400, 500})
+ENDPOINT: dict[str, frozenset[int]] = {
     "command.run": _EXECD,
     "command.interrupt": _EXECD,
     "command.status": _EXECD | {404},
@@ -178,11 +194,7 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "context.restart": _EXECD | {404},
     "context.complete": _EXECD | {404, 504},
     "context.inspect": _EXECD | {404, 504},
-    "sandbox.stream": _LIFECYCLE | {400},
-    "ticket.issue": _LIFECYCLE | {400},
     "run.resume": _EXECD | {404, 409},
-    "sandbox.context": _LIFECYCLE | {400},
-    "context.execute": _LIFECYCLE | {400},
     "pty.create": _EXECD,
     "pty.list": _EXECD,
     "pty.get": _EXECD | {404},
@@ -214,7 +226,15 @@ DOCUMENTED: dict[str, frozenset[int]] = {
     "isolation.commit": frozenset({500, 503}),
     "metrics.read": frozenset({500}),
     "metrics.watch": frozenset({500}),
+    "ping": frozenset({500}),
+    "egress.policy": frozenset({500}),
+    "egress.change": _EXECD,
+    "vault.create": _EXECD,
+    "vault.refuse": frozenset({404, 500}),
 }
+DOCUMENTED = LIFECYCLE | ENDPOINT
+# What the proxy may say at any endpoint, before an operation is reached: no such sandbox, not running, not reachable.
+PROXY = frozenset({401, 404, 409, 429, 500, 502})
 NEAREST = {404: 400, 409: 400, 416: 400, 400: 500, 429: 500, 502: 500}
 
 
@@ -230,13 +250,14 @@ def problem_of(error: SandlotError) -> Problem:
 def documented_status(operation: str, error: SandlotError, status: int) -> int:
     """Return *status*, or the nearest one that the contract documents for that operation.
 
-    At a sandbox's endpoint the statuses of the proxy itself (no such sandbox, not running, agent not reachable) are
-    documented for whatever is behind it; only what the operation itself says is replaced.
+    At a sandbox's endpoint what the proxy itself says is documented for whatever is behind it; only what the operation
+    says is replaced.
     """
     documented = DOCUMENTED.get(operation)
-    at_endpoint = not operation.startswith("sandbox.")
-    if documented is None or (at_endpoint and not isinstance(error, AgentError | InvalidRequest)):
+    if documented is None:
         return status
+    if operation in ENDPOINT and not isinstance(error, AgentError | InvalidRequest):
+        documented |= PROXY
     while status not in documented and status != 500:
         status = NEAREST.get(status, 500)
     return status

@@ -257,6 +257,13 @@ class CompletionView(msgspec.Struct, frozen=True):
     end: int
 
 
+class InspectionView(msgspec.Struct, frozen=True):
+    """What the name at the cursor is: MIME type → text."""
+
+    found: bool
+    data: dict[str, str]
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a run or command used, and how it ended, ours. Fields without a value are left out."""
 
@@ -290,6 +297,19 @@ def receipt_of(done: ContextDone | ProcessExited) -> Receipt:
 def receipt_of_lost(stream: Stream) -> Receipt:
     """Return the receipt of a run or a command whose sandbox was lost: what was seen of it until then."""
     return Receipt("link_lost", round(time.monotonic() - stream.opened_at, 6), 0.0, 0, stream.data_bytes)
+
+
+class CommandStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A command. The two that may be null the contract wants even so."""
+
+    id: str
+    content: str
+    running: bool
+    exit_code: int | None
+    started_at: datetime
+    finished_at: datetime | None
+    receipt: Receipt | UnsetType = UNSET
+    error: str = ""  # how it ended, unless it ended well
 
 
 class OpenTerminalRequest(msgspec.Struct, frozen=True):

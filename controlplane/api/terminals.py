@@ -3,6 +3,7 @@
 From the server come binary frames, whose first byte says what follows: 0x01 stdout, 0x02 stderr (only without a PTY),
 0x03 replay, with the offset of its first byte before it (8 bytes, big-endian); and text frames with JSON: `connected`,
 `exit`, `error`, `pong`. From the client: binary 0x00 and what is typed, or JSON: `stdin`, `signal`, `resize`, `ping`.
+`specs/terminal.asyncapi.yaml` is made from this file.
 """
 
 from __future__ import annotations
@@ -51,20 +52,66 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 STDIN, STDOUT, STDERR, REPLAY = b"\x00", b"\x01", b"\x02", b"\x03"
-TAKEN_OVER = 4001  # close code
+# Close codes, beside 1000 after the end of the program.
+TAKEN_OVER = 4001
+UNREACHABLE = 1011
 MAX_LISTED = 1000
 _CREATED = 201
 
 
-class ClientFrame(msgspec.Struct, frozen=True):
-    """A text frame of the client's."""
+class Frame(msgspec.Struct, frozen=True, tag_field="type"):
+    """A text frame."""
 
-    type: Literal["stdin", "signal", "resize", "ping"]
+
+class Stdin(Frame, frozen=True, tag="stdin"):
+    """What is typed, as text; a binary frame carries any bytes."""
+
     data: str = ""
-    signal: str = ""
-    cols: int = 0
-    rows: int = 0
 
+
+class Signal(Frame, frozen=True, tag="signal"):
+    """Signal what is in the foreground, for example with SIGINT."""
+
+    signal: str
+
+
+class Resize(Frame, frozen=True, tag="resize"):
+    """The window has another size."""
+
+    cols: int
+    rows: int
+
+
+class Ping(Frame, frozen=True, tag="ping"):
+    """Asks for a `pong`."""
+
+
+class Connected(Frame, frozen=True, tag="connected"):
+    """First of all: which terminal this is, and whether its program has a PTY or pipes."""
+
+    session_id: str
+    mode: Literal["pty", "pipe"]
+
+
+class Exit(Frame, frozen=True, tag="exit"):
+    """The program has ended. Nothing but the close of the WebSocket follows."""
+
+    exit_code: int
+
+
+class Error(Frame, frozen=True, tag="error"):
+    """A frame of the client's could not be obeyed; or, before a close with 1011, the sandbox cannot be reached."""
+
+    code: str
+    error: str
+
+
+class Pong(Frame, frozen=True, tag="pong"):
+    """The answer to `ping`."""
+
+
+ClientFrame = Stdin | Signal | Resize | Ping
+ServerFrame = Connected | Exit | Error | Pong
 
 _decoder = msgspec.json.Decoder(ClientFrame)
 
@@ -151,8 +198,7 @@ class _Attached:
 
     async def serve(self) -> None:
         """Carry both ways until one of them ends."""
-        mode = "pty" if self._state.terminal else "pipe"
-        await self._say(type="connected", session_id=self._state.id, mode=mode)
+        await self._say(Connected(self._state.id, "pty" if self._state.terminal else "pipe"))
         try:
             async with asyncio.TaskGroup() as group:
                 listening = group.create_task(self._listen())
@@ -173,8 +219,8 @@ class _Attached:
                 if isinstance(error, AgentError) and error.code == "pty.taken":
                     await self._websocket.close(TAKEN_OVER, "TAKEN_OVER")
                 else:
-                    await self._say(type="error", code=error.code, error=error.message)
-                    await self._websocket.close(1011, "the sandbox is not reachable any more")
+                    await self._say(Error(error.code, error.message))
+                    await self._websocket.close(UNREACHABLE, "the sandbox is not reachable any more")
                 return
             match item:
                 case Data(channel, data):
@@ -184,7 +230,7 @@ class _Attached:
                         await self._websocket.send_bytes((STDERR if channel == Channel.STDERR else STDOUT) + data)
                     offset += len(data)
                 case ProcessExited():
-                    await self._say(type="exit", exit_code=item.exit_code)
+                    await self._say(Exit(item.exit_code))
                     await self._websocket.close()
                     return
 
@@ -202,23 +248,23 @@ class _Attached:
                 else:
                     raise InvalidRequest("a binary frame must begin with 0x00")
             except msgspec.DecodeError as error:
-                await self._say(type="error", code="INVALID_FRAME", error=str(error))
+                await self._say(Error("INVALID_FRAME", str(error)))
             except SandlotError as error:
-                await self._say(type="error", code=error.code, error=error.message)
+                await self._say(Error(error.code, error.message))
 
     async def _obey(self, frame: ClientFrame) -> None:
-        match frame.type:
-            case "stdin":
-                await self._stream.write(frame.data.encode(errors="replace"))
-            case "resize":
-                await self._relay.call(self._sandbox_id, PtyResize(self._state.id, frame.cols, frame.rows), Done)
-            case "signal":
-                await self._relay.call(self._sandbox_id, PtySignal(self._state.id, _number(frame.signal)), Done)
-            case "ping":
-                await self._say(type="pong")
+        match frame:
+            case Stdin(data):
+                await self._stream.write(data.encode(errors="replace"))
+            case Resize(cols, rows):
+                await self._relay.call(self._sandbox_id, PtyResize(self._state.id, cols, rows), Done)
+            case Signal(name):
+                await self._relay.call(self._sandbox_id, PtySignal(self._state.id, _number(name)), Done)
+            case Ping():
+                await self._say(Pong())
 
-    async def _say(self, **fields: object) -> None:
-        await self._websocket.send_text(msgspec.json.encode(fields).decode())
+    async def _say(self, frame: ServerFrame) -> None:
+        await self._websocket.send_text(msgspec.json.encode(frame).decode())
 
 
 def _number(name: str) -> int:

@@ -205,7 +205,8 @@ class Kernel:
                     await self._runner.channel.send("start", cwd=self._launch.cwd, env=self._launch.env)
                 while not isinstance(message := await self._receive(None), Started):
                     if isinstance(message, Failed):
-                        raise _Gone(message.message)
+                        problem = f"{self.manifest.language}: {message.message}"
+                        raise ExecdError("context.refused", problem[:MAX_REASON])
                     if not isinstance(message, Ready) or message.protocol != PROTOCOL:
                         raise _Gone(f"its runner does not speak protocol {PROTOCOL}")
         except TimeoutError:

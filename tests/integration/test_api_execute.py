@@ -110,3 +110,16 @@ async def test_what_is_refused(client: httpx.AsyncClient) -> None:
     ):
         response = await client.post("/contexts/execute", json=body)
         assert (response.status_code, response.json().keys()) == (status, {"code", "message"}), (body, response.text)
+
+
+async def test_an_agent_that_went_before_is_a_bad_gateway(edge: Edge, client: httpx.AsyncClient) -> None:
+    """Which is what the specification says of both."""
+    link = edge.directory.get(SANDBOX_ID)
+    assert link is not None
+    await link.aclose()
+    for path, body in (
+        ("/contexts/execute", {"sandbox_id": SANDBOX_ID, "code": "1", "language": "bash"}),
+        (f"/sandboxes/{SANDBOX_ID}/contexts", {"language": "bash"}),
+    ):
+        response = await client.post(path, json=body)
+        assert (response.status_code, response.json()["code"]) == (502, "BACKEND_CONNECTION_FAILED")

@@ -85,7 +85,7 @@ async def mirror(request: web.Request) -> web.Response:
     )
 
 
-MIRROR = web.route("*", "/{rest:.*}", mirror)
+MIRROR = web.route("*", r"/{rest:[\s\S]*}", mirror)
 
 
 async def test_a_request_arrives_as_it_was_sent(edge: Edge) -> None:
@@ -118,6 +118,14 @@ async def test_a_request_arrives_as_it_was_sent(edge: Edge) -> None:
     assert API_KEY not in str(seen)
     assert edge.token not in str(seen)
     assert response.headers["x-request-id"]
+
+
+async def test_a_newline_in_a_path_is_a_character_as_any(edge: Edge) -> None:
+    """Routes match whole paths."""
+    async with application(MIRROR) as port, opened(edge, port) as client:
+        seen = [(await client.get(path)).json()["target"] for path in ("/a%0Ab", "/%0A", "/a/b%0A?x=%0A")]
+
+    assert seen == ["/a%0Ab", "/%0A", "/a/b%0A?x=%0A"]
 
 
 async def test_a_key_that_came_as_bearer_stays_here(edge: Edge) -> None:

@@ -199,7 +199,7 @@ async def test_what_is_refused(client: httpx.AsyncClient) -> None:
         response = await client.post(path, json=body)
         assert response.status_code == 400, body
     nowhere = await client.post("/session", json={"cwd": "/nowhere"})
-    assert nowhere.status_code == 500
+    assert nowhere.status_code == 400
     assert "cannot enter" in nowhere.json()["message"]
 
 

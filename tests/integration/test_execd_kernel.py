@@ -495,7 +495,7 @@ async def test_what_cannot_be_is_refused_by_code(sandbox: Sandbox, tmp_path: Pat
         (ContextOpen("b", "missing"), "context.start_failed", "/no/such/program: No such file"),
         (ContextOpen("b", "crash"), "context.start_failed", "exited with status 1"),
         (ContextOpen("b", "protocol"), "context.start_failed", "does not speak protocol 1"),
-        (ContextOpen("b", "failed"), "context.start_failed", "toy: not today"),
+        (ContextOpen("b", "failed"), "context.refused", "toy: not today"),
         (ContextOpen("b", "zygote-crash"), "context.start_failed", "status 1; it said: toy: no such library"),
         (ContextOpen("b", "zygote-protocol"), "context.start_failed", "speaks protocol 2, not 1"),
         (ContextOpen("b", "nonsense"), "context.start_failed", "its zygote sent nonsense"),

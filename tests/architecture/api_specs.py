@@ -298,7 +298,8 @@ def openapi(document: str, title: str, description: str, server: str) -> dict[st
             operation = _operation(place.path, method, route, kinds)
             paths.setdefault(place.path, {})[method.lower()] = operation
     _, components = msgspec.json.schema_components(
-        [*kinds, schema.Receipt] if document == "execd" else kinds, ref_template="#/components/schemas/{name}"
+        [*kinds, schema.Receipt, schema.CodeFrameView] if document == "execd" else kinds,
+        ref_template="#/components/schemas/{name}",
     )
     if document == "execd":
         components |= {**event_schemas(), "MetricsEvents": stream_of("MetricsView")}

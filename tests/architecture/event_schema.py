@@ -13,7 +13,16 @@ RECEIPT = {"$ref": "#/components/schemas/Receipt"}
 RAISED: dict[str, Any] = {
     "type": "object",
     "required": ["ename", "evalue", "traceback"],
-    "properties": {"ename": STRING, "evalue": STRING, "traceback": {"type": "array", "items": STRING}},
+    "properties": {
+        "ename": STRING,
+        "evalue": STRING,
+        "traceback": {"type": "array", "items": STRING},
+        "frames": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/CodeFrameView"},
+            "description": "The calls that led to it, the innermost last; not of every language.",
+        },
+    },
 }
 TIMESTAMP = {"type": "integer", "description": "Unix time in ms"}
 
@@ -34,7 +43,10 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "result": (
         "A value, by MIME type; plain text is under `text`. Binary types are in base64.",
         {"results": {"type": "object", "additionalProperties": STRING}},
-        {},
+        {
+            "display_id": STRING,
+            "update": {"type": "boolean", "description": "It takes the place of what was shown under that id."},
+        },
     ),
     "input_request": (
         "The run waits for a line of text, by POST /code/input.",

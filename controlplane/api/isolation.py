@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controlplane.api.schema import clean_env, clean_path, integer, json_answer, read_json, utc
+from controlplane.api.schema import Receipt, clean_env, clean_path, integer, json_answer, read_json, utc
 from controlplane.api.streaming import StreamResponse, copy_data
 from controlplane.errors import InvalidRequest, LinkLost
 from controlplane.sandbox import ISOLATION_KEY
@@ -132,7 +133,7 @@ class BackgroundRun(msgspec.Struct, frozen=True):
 
 
 class BackgroundRunStatus(msgspec.Struct, frozen=True):
-    """A background run. The two that may be null the contract wants even so."""
+    """A background run. The two that may be null the contract wants even so; the receipt is ours."""
 
     session_id: str
     run_id: str
@@ -141,6 +142,7 @@ class BackgroundRunStatus(msgspec.Struct, frozen=True):
     exit_code: int | None
     finished_at: datetime | None
     error: str = ""
+    receipt: Receipt | UnsetType = UNSET
 
 
 class Layer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -253,6 +255,7 @@ class Isolations:
                 exit_code=job.exit_code,
                 finished_at=None if job.finished_at is None else utc(job.finished_at),
                 error=job.error,
+                receipt=_receipt(job),
             )
         )
 
@@ -376,6 +379,20 @@ def _capabilities(state: IsolationState) -> CapabilitiesView:
         isolator="bubblewrap" if state.version else "",
         version=state.version,
         message="" if state.available else state.message + hint,
+    )
+
+
+def _receipt(job: JobState) -> Receipt | UnsetType:
+    """What is known of a job that has ended: not its memory."""
+    if job.finished_at is None:
+        return UNSET
+    return Receipt(
+        cause="killed" if job.exit_code is None else "exit",
+        wall_s=round(max(0.0, job.finished_at - job.started_at), 6),
+        cpu_s=round(job.cpu_s, 6),
+        peak_memory_bytes=0,
+        output_bytes=job.output_bytes,
+        exit_code=job.exit_code or 0,
     )
 
 

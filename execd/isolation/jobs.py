@@ -28,6 +28,9 @@ MAX_JOBS = 256
 MAX_READ_BYTES = 16 << 20  # of what a job has printed, at once
 CHUNK_BYTES = 64 * 1024
 
+# Exit code; then the two lines of bash's `times`, the second of its children, user and system: `1m2.034s 0m0.500s`.
+_TIME = r"(\d{1,6})m(\d{1,2}[.,]\d{1,3})s"
+_ENDED = re.compile(rf"(\d{{1,3}})\n\S+ \S+\n{_TIME} {_TIME}", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -60,7 +63,7 @@ class Jobs:
         self._begun[job] = time.time()
         path = f"{JOBS}/{job}"
         inner = f"(\n{exports(env)}eval {quoted(code)}\n) >{path}.log 2>&1"
-        return f'{{\n{inner}\necho "$?" >{path}.exit\n}} </dev/null >/dev/null 2>&1 &'
+        return f'{{\n{inner}\n{{ echo "$?"; times; }} >{path}.exit\n}} </dev/null >/dev/null 2>&1 &'
 
     def state(self, job: str, ended_at: float | None) -> JobState:
         """Describe one. *ended_at* is when the session did.
@@ -72,9 +75,9 @@ class Jobs:
             raise ExecdError("session.no_job", f"no background run {job[:80]} in this session")
         begun, path = self._begun[job], f"{self.directory}/{job}"
         size = _size(f"{path}.log")
-        text = read_regular(f"{path}.exit", self._owners).strip()
-        if text.isdecimal():
-            return JobState(job, begun, _changed_at(f"{path}.exit", begun), int(text[:3]), "", size)
+        if ended := _ENDED.fullmatch(read_regular(f"{path}.exit", self._owners).strip()):
+            cpu_s = sum(int(ended[i]) * 60 + float(ended[i + 1].replace(",", ".")) for i in (2, 4))
+            return JobState(job, begun, _changed_at(f"{path}.exit", begun), int(ended[1]), "", size, cpu_s)
         if ended_at is not None:
             return JobState(job, begun, ended_at, None, "its session ended first", size)
         return JobState(job, begun, None, None, "", size)

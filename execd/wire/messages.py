@@ -617,6 +617,7 @@ class JobState(Struct, tag="job.state", frozen=True):
     exit_code: int | None  # None: it goes on, or its session ended first
     error: str = ""  # why it ended without an exit code
     output_bytes: int = 0  # so far
+    cpu_s: float = 0.0  # once it has ended by itself
 
 
 class SessionInterrupt(Struct, tag="session.interrupt", frozen=True):

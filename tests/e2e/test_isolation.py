@@ -233,17 +233,23 @@ def test_runs_behind_are_asked_about(sandbox: Sandbox) -> None:
     """Their shell is a copy of the session's; what they print is read from where one was."""
     session = sandbox.open(workspace={"path": "/ws"})
     sandbox.inside(session, "X=1; mkfifo /tmp/go")
-    code = "echo $X $A; echo err >&2; read line < /tmp/go; echo $line; exit 3"
+    spin = "for ((i = 0; i < 200000; i++)); do :; done"
+    code = f"echo $X $A; echo err >&2; read line < /tmp/go; {spin}; echo $line; exit 3"
     status, begun = sandbox.ask("POST", f"{session}/run", {"code": code, "background": True, "envs": {"A": "a"}})
     assert status == 202
     run = f"{session}/runs/{begun['run_id']}"
     status, state = sandbox.ask("GET", run)
     assert (state["running"], state["exit_code"], state["finished_at"]) == (True, None, None)
+    assert "receipt" not in state
     assert sandbox.inside(session, "echo meanwhile; echo went > /tmp/go") == "meanwhile\n"
     while sandbox.ask("GET", run)[1]["running"]:
         pass
     state = sandbox.ask("GET", run)[1]
     assert (state["exit_code"], state["session_id"] in session) == (3, True)
+    receipt = state["receipt"]
+    assert (receipt["cause"], receipt["exit_code"], receipt["output_bytes"]) == ("exit", 3, len("1 a\nerr\nwent\n"))
+    assert receipt["wall_s"] > 0
+    assert receipt["cpu_s"] > 0.05
     assert sandbox.ask("GET", f"{run}/logs")[1] == "1 a\nerr\nwent\n"
     assert sandbox.ask("GET", f"{run}/logs?cursor=8")[1] == "went\n"
     assert sandbox.ask("GET", f"{run}/logs?cursor=800")[1] == ""
@@ -252,6 +258,7 @@ def test_runs_behind_are_asked_about(sandbox: Sandbox) -> None:
     sandbox.inside(session, "exit 4")
     state = sandbox.ask("GET", f"{session}/runs/{begun['run_id']}")[1]
     assert (state["running"], state["exit_code"], state["error"]) == (False, None, "its session ended first")
+    assert state["receipt"]["cause"] == "killed"
     assert sandbox.ask("GET", session)[1]["status"] == "dead"
     status, answer = sandbox.ask("POST", f"{session}/run", {"code": "true"})
     assert (status, answer["code"]) == (404, "SESSION_ENDED")

@@ -381,4 +381,5 @@ def main() -> None:
     print(f"written to {target.relative_to(ROOT)}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import site
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sandlot_python import assist, copying, figures
@@ -56,7 +55,7 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
         channel.send({"type": "failed", "message": f"{start['cwd']}: {error.strerror}"})
         return
     shell.interrupts = interrupts
-    sys.addaudithook(functools.partial(_flush_before_others, shell))
+    sys.addaudithook(_flush_before_others(shell))
     channel.send({"type": "started"})
     while (copy := _serve_runs(channel, shell, interrupts)) is not None:
         channel.let_go()
@@ -174,11 +173,22 @@ class _Runs:
         return "interrupted" if struck else "error"
 
 
-def _flush_before_others(shell: ContextShell, event: str, _: tuple[Any, ...]) -> None:
-    """An unfinished line comes before what a program prints that is about to be started, or C code just looked up."""
-    if event in OTHERS:
-        with contextlib.suppress(Exception):  # it would be an error of what is about to happen
-            shell.flush()
+def _flush_before_others(shell: ContextShell) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return an audit hook: an unfinished line comes before what a new program prints, or C code just looked up."""
+    is_flushing = False
+
+    def hook(event: str, _: tuple[Any, ...]) -> None:
+        nonlocal is_flushing
+        if event in OTHERS and not is_flushing:  # streams of the user's own may do such things when they are flushed
+            is_flushing = True
+            try:
+                shell.flush()
+            except Exception:  # it would be an error of what is about to happen
+                pass
+            finally:
+                is_flushing = False
+
+    return hook
 
 
 def _search_path(environment: dict[str, str]) -> None:

@@ -233,4 +233,5 @@ def _flush_c_streams() -> Callable[[], object]:
         libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, unbuffered, 0)
     except (ImportError, OSError, ValueError, AttributeError):
         return lambda: None
-    return lambda: libc.fflush(None)
+    fflush = libc.fflush  # looked up once, not in every context
+    return lambda: fflush(None)

@@ -30,7 +30,7 @@ CHUNK_BYTES = 64 * 1024
 
 # Exit code; then the two lines of bash's `times`, the second of its children, user and system: `1m2.034s 0m0.500s`.
 _TIME = r"(\d{1,6})m(\d{1,2}[.,]\d{1,3})s"
-_ENDED = re.compile(rf"(\d{{1,3}})\n\S+ \S+\n{_TIME} {_TIME}", re.ASCII)
+_ENDED = rf"(\d{{1,3}})\n\S+ \S+\n{_TIME} {_TIME}"  # compiled when it is needed: most agents never do
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -75,7 +75,7 @@ class Jobs:
             raise ExecdError("session.no_job", f"no background run {job[:80]} in this session")
         begun, path = self._begun[job], f"{self.directory}/{job}"
         size = _size(f"{path}.log")
-        if ended := _ENDED.fullmatch(read_regular(f"{path}.exit", self._owners).strip()):
+        if ended := re.fullmatch(_ENDED, read_regular(f"{path}.exit", self._owners).strip(), re.ASCII):
             cpu_s = sum(int(ended[i]) * 60 + float(ended[i + 1].replace(",", ".")) for i in (2, 4))
             return JobState(job, begun, _changed_at(f"{path}.exit", begun), int(ended[1]), "", size, cpu_s)
         if ended_at is not None:

@@ -16,6 +16,7 @@ log = logging.getLogger("execd")
 
 # A new spare takes some CPU: not in the moment in which the context that took the last one begins its first run.
 REFILL_S = 0.05
+COLD_REFILL_S = 1.0  # nor while a program starts for a context that waits for it
 
 
 class Supply:
@@ -47,12 +48,13 @@ class Supply:
         Raises:
             ExecdError: `context.start_failed`.
         """
-        self._plan_refill()
         spare, self._spare = self._spare, None
+        if spare is not None and spare.is_alive():
+            self._plan_refill(REFILL_S)
+            return spare
         if spare is not None:
-            if spare.is_alive():
-                return spare
             spare.close()
+        self._plan_refill(COLD_REFILL_S)
         return await self._make()
 
     def close(self) -> None:
@@ -72,12 +74,12 @@ class Supply:
             return await self._zygote.fork()
         return execute(self.manifest, self._environment.prepare(), self._reaper)
 
-    def _plan_refill(self) -> None:
+    def _plan_refill(self, delay_s: float) -> None:
         if not self.manifest.spare:
             return
         if self._refill is not None:
             self._refill.cancel()
-        self._refill = asyncio.get_running_loop().call_later(REFILL_S, self.start)
+        self._refill = asyncio.get_running_loop().call_later(delay_s, self.start)
 
     async def _make_ahead(self) -> None:
         try:

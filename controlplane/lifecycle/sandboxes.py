@@ -477,6 +477,8 @@ class Sandboxes:
 
     def _renew_by_use(self, sandbox: Sandbox) -> Sandbox:
         """Put the deadline off where the sandbox was created with that extension. Raises StoreError."""
+        if sandbox.state is not State.RUNNING:
+            return sandbox  # who is connected to a paused one does not use it
         until = activity.renewed(sandbox, self._activity.last_renewing(sandbox))
         if until is None or sandbox.expires_at is None or until < sandbox.expires_at.timestamp() + RENEWAL_STEP_S:
             return sandbox

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiodocker
 import msgspec
@@ -107,7 +108,7 @@ class DockerDriver:
         self._promised: dict[str, tuple[volumes.Promise, ...]] = {}
         # Claims whose volumes were found or made, for containers that are not there yet.
         self._mounting: Counter[str] = Counter()
-        self._looking = asyncio.Lock()  # at volumes: to use some, or to remove what nobody uses
+        self._claims: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # one at a time looks at each
 
     # -- containers
 
@@ -150,13 +151,18 @@ class DockerDriver:
             return
         made_for = {labels.INSTANCE: self._instance, labels.SANDBOX: spec.sandbox_id}
         claims = Counter(volume.claim for volume in spec.volumes if volume.claim)
-        async with self._looking:
-            mounts = await volumes.prepare(self._docker, spec.volumes, made_for)
-            self._mounting += claims
+        self._mounting += claims
         try:
+            async with contextlib.AsyncExitStack() as stack:
+                for claim in sorted(claims):  # always in the same order: nobody waits for each other
+                    await stack.enter_async_context(self._claim(claim))  # till its removal is over, where one goes on
+                mounts = await volumes.prepare(self._docker, spec.volumes, made_for)
             yield mounts
         finally:
             self._mounting -= claims
+
+    def _claim(self, claim: str) -> asyncio.Lock:
+        return self._claims.setdefault(claim, asyncio.Lock())
 
     async def _undo(self, creation: asyncio.Future[str]) -> None:
         try:
@@ -253,8 +259,10 @@ class DockerDriver:
 
     async def remove_unused_volumes(self) -> None:
         """Remove volumes that were made to be removed. See `Driver.remove_unused_volumes`."""
-        async with self._looking:
-            await volumes.remove_unused(self._docker, self._instance, self._mounting)
+        for claim in await volumes.find_disposable(self._docker, self._instance):
+            async with self._claim(claim):
+                if claim not in self._mounting:
+                    await volumes.remove_unless_used(self._docker, claim)
 
     # -- questions
 

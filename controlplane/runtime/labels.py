@@ -13,6 +13,7 @@ IMAGE = "sandlot.image"  # the image's name, as it was asked for
 NETWORK = "sandlot.network"  # TRUE or FALSE
 RUNTIME = "sandlot.runtime"  # engine runtime by name, "" is the engine's default
 HARDENED = "sandlot.hardened"  # TRUE or FALSE
+CLAIM = "sandlot.claim."  # and a claim's name: TRUE where that is mounted, of which the engine may not know
 DISPOSABLE = "sandlot.disposable"  # TRUE, on a volume: it goes with the last sandbox that uses it
 
 TRUE, FALSE = "true", "false"
@@ -28,4 +29,5 @@ def labels_of(spec: ContainerSpec, instance: str) -> dict[str, str]:
         NETWORK: TRUE if spec.network else FALSE,
         RUNTIME: spec.runtime,
         HARDENED: TRUE if spec.hardened else FALSE,
+        **{CLAIM + volume.claim: TRUE for volume in spec.volumes if volume.claim},
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiodocker
@@ -70,24 +70,29 @@ def check(pid: int, promises: Sequence[Promise]) -> None:
             raise StartFailed(f"the directory of the volume at {promise.path} was exchanged while it was mounted")
 
 
-async def remove_unused(docker: aiodocker.Docker, instance: str, spared: Container[str]) -> None:
-    """Remove what an installation made to be removed, and no container uses. See `Driver.remove_unused_volumes`.
-
-    Not those of the claims *spared*: their containers are about to be made.
-    """
+async def find_disposable(docker: aiodocker.Docker, instance: str) -> list[str]:
+    """Return the claims whose volumes an installation made to be removed, and that the engine sees nobody use."""
     wanted = [f"{labels.INSTANCE}={instance}", f"{labels.DISPOSABLE}={labels.TRUE}"]
-    with our_errors("remove volumes that nobody uses"):
+    with our_errors("list volumes that nobody uses"):
         found = await docker.volumes.list(filters={"label": wanted, "dangling": ["true"]})  # type: ignore[no-untyped-call]
-        for volume in found["Volumes"] or ():
-            name: str = volume["Name"]
-            if not name.startswith(PREFIX) or name.removeprefix(PREFIX) in spared:
-                continue
-            try:
-                await request(docker, "DELETE", f"volumes/{name}")
-            except DockerError as error:
-                # Gone, or used since: by a container that somebody made without us.
-                if error.status not in (_NOT_FOUND, _CONFLICT):
-                    raise
+    names: list[str] = [volume["Name"] for volume in found["Volumes"] or ()]
+    return [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+
+
+async def remove_unless_used(docker: aiodocker.Docker, claim: str) -> None:
+    """Remove the volume of a claim, if no container has it mounted, whole or a directory in it.
+
+    Of the latter the engine does not know that they are the volume's; the containers' labels tell.
+    """
+    with our_errors(f"remove the volume of {claim}"):
+        if await docker.containers.list(all=True, filters={"label": [labels.CLAIM + claim]}):
+            return
+        try:
+            await request(docker, "DELETE", f"volumes/{PREFIX}{claim}")
+        except DockerError as error:
+            # Gone, or used since: by a container that somebody made without us.
+            if error.status not in (_NOT_FOUND, _CONFLICT):
+                raise
 
 
 async def _claim(docker: aiodocker.Docker, volume: Volume, made_for: dict[str, str]) -> Mount:

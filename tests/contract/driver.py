@@ -163,15 +163,18 @@ class DriverContract:
         with pytest.raises(RuntimeFailure):
             await world.driver.commit(NO_SUCH_ID, "slt-none:1")
 
-    async def test_a_claim_is_made_only_if_that_is_asked_and_goes_with_its_last_user(self, world: World) -> None:
-        """Whoever that is, and not before; by this installation alone."""
+    @pytest.mark.parametrize("sub_path", ["", "part"])
+    async def test_a_claim_is_made_only_if_that_is_asked_and_goes_with_its_last_user(
+        self, world: World, sub_path: str
+    ) -> None:
+        """Whoever that is, of all of it or of a part, and not before; by this installation alone."""
         claim = world.new_claim()
         volume = Volume(name="data", mount_path="/data", claim=claim, delete=True)
         async with listening(world.root) as line:
             with pytest.raises(VolumeRefused):
                 await world.driver.create(spec_of(world, line, volumes=(replace(volume, create=False),)))
             maker = await world.driver.create(spec_of(world, line, volumes=(volume,)))
-            user = replace(volume, delete=False, create=False)
+            user = replace(volume, delete=False, create=False, sub_path=sub_path)
             last = await world.driver.create(spec_of(world, line, volumes=(user,)))
             await world.driver.destroy(maker)
             await world.driver.remove_unused_volumes()

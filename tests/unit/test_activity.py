@@ -166,6 +166,15 @@ async def test_an_idle_sandbox_ends(plane: ControlPlane) -> None:
     assert plane.sandboxes.get(sandbox.id).reason == "IDLE"
 
 
+async def test_who_is_connected_to_a_paused_sandbox_does_not_keep_it(plane: ControlPlane) -> None:
+    """Its deadline is the one that it had when it was paused."""
+    sandbox = await plane.sandboxes.create(a_request(timeout_s=60, extensions={RENEWAL_KEY: "300"}))
+    with plane.sandboxes.in_use(sandbox.id):
+        await plane.pauses.pause(sandbox.id)
+        assert state_after(plane, sandbox, 299) is State.PAUSED
+        assert state_after(plane, sandbox, 301) is State.STOPPING
+
+
 async def test_a_paused_sandbox_is_not_idle(plane: ControlPlane) -> None:
     """Nobody can use it; its deadline goes on, though."""
     sandbox = await plane.sandboxes.create(a_request(timeout_s=600, extensions={IDLE_KEY: "30"}))

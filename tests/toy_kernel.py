@@ -41,7 +41,7 @@ def serve(channel: socket.socket, how: str) -> None:
         return
     os.environ.update(start["env"])
     os.chdir(start["cwd"])
-    say({"type": "started"})
+    say({"type": "started", "pid": eval(os.environ.get("TOY_PID", "0"))})
     while True:
         request = hear()
         if request["op"] != "run":

@@ -31,6 +31,7 @@ from execd.wire.messages import ContextDone, ContextError, ContextResult
 # Of each stream, and of all results together; what is beyond is dropped, and the answer says so.
 MAX_OUTPUT_BYTES = 1 << 20
 MAX_RESULT_CHARS = 16 << 20
+RESULT_CHARS = 256  # what each result counts beside its content
 
 
 class ExecuteRequest(msgspec.Struct, frozen=True):
@@ -132,7 +133,7 @@ class Execution:
                     if len(data) > room:
                         truncated[kind.name.lower()] = None
                 case ContextResult() as result:
-                    result_chars += sum(map(len, result.data.values()))
+                    result_chars += RESULT_CHARS + sum(len(mime) + len(text) for mime, text in result.data.items())
                     if result_chars > MAX_RESULT_CHARS:
                         truncated["results"] = None
                     else:

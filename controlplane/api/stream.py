@@ -84,6 +84,7 @@ OPERATION = "sandbox.stream"  # the name of the route
 MAX_STREAMS = 64  # at once on one socket
 CLIENT_WINDOW = 256 << 10  # bytes of a stream that a client may send ahead
 MESSAGE_BYTES = 256  # what a message costs beside its content, on a tape
+FRAME_BYTES = 64  # and each text of a traceback
 MAX_BATCH_BYTES = 64 << 10
 
 UNACCEPTABLE = 1008  # close code: the client broke a rule
@@ -589,9 +590,19 @@ async def _feeding(feed: Callable[[Stream], Awaitable[None]], stream: Stream | N
 
 
 def _size(message: ServerMessage) -> int:
-    content = len(message.text) + len(message.data) if isinstance(message, says.ServerData) else 0
-    if isinstance(message, says.Result):
-        content = sum(map(len, message.data.values()))
+    content = 0
+    match message:
+        case says.ServerData():
+            content = len(message.text) + len(message.data)
+        case says.Result():
+            content = sum(len(mime) + len(text) for mime, text in message.data.items())
+        case says.Raised():
+            texts = [message.name, message.value, *message.traceback]
+            for frame in message.frames:
+                texts += (frame.file, frame.function, frame.code)
+            content = sum(map(len, texts)) + FRAME_BYTES * len(texts)
+        case says.Prompt():
+            content = len(message.prompt)
     return content + MESSAGE_BYTES
 
 

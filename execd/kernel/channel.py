@@ -12,12 +12,15 @@ from typing import Annotated, Any
 import msgspec
 
 from execd.wire.connection import MAX_MESSAGE_BYTES
-from execd.wire.messages import Frames, Matches, MimeBundle, Traceback
+from execd.wire.messages import MAX_NUMBER, Frames, Matches, MimeBundle, Traceback
 
 PROTOCOL = 1
 # What a line holds must fit into one message of the link, with its frames' headers.
 MAX_LINE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
 READ_BYTES = 256 * 1024
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+Pid = Annotated[int, msgspec.Meta(ge=0, le=2**22)]  # the kernel has no larger ones
 
 
 class ChannelError(Exception):
@@ -31,13 +34,13 @@ class RunnerMessage(msgspec.Struct, frozen=True, tag_field="type"):
 class Ready(RunnerMessage, tag="ready", frozen=True):
     """It runs, and waits to be told for whom."""
 
-    protocol: int
+    protocol: Number
 
 
 class Started(RunnerMessage, tag="started", frozen=True):
     """It has taken environment and working directory over. `pid`: what runs the code, if that is another process."""
 
-    pid: Annotated[int, msgspec.Meta(ge=0)] = 0
+    pid: Pid = 0
 
 
 class Failed(RunnerMessage, tag="failed", frozen=True):
@@ -50,8 +53,8 @@ class Result(RunnerMessage, tag="result", frozen=True):
     """The value of a run: MIME type → text, binary types in base64."""
 
     data: MimeBundle
-    count: int = 0
-    ack: int = 0
+    count: Number = 0
+    ack: Number = 0
 
 
 class Display(RunnerMessage, tag="display", frozen=True):
@@ -60,7 +63,7 @@ class Display(RunnerMessage, tag="display", frozen=True):
     data: MimeBundle
     display_id: str = ""
     update: bool = False
-    ack: int = 0
+    ack: Number = 0
 
 
 class Error(RunnerMessage, tag="error", frozen=True):
@@ -70,17 +73,17 @@ class Error(RunnerMessage, tag="error", frozen=True):
     value: str
     traceback: Traceback = ()
     frames: Frames = ()
-    ack: int = 0
+    ack: Number = 0
 
 
 class RunDone(RunnerMessage, tag="done", frozen=True):
     """The run with this number is over."""
 
-    id: int
+    id: Number
     status: str
-    count: int = 0
-    exit_code: int = 0
-    peak_memory_bytes: int = 0  # of a program that it ran, if that is known
+    count: Number = 0
+    exit_code: Number = 0
+    peak_memory_bytes: Number = 0  # of a program that it ran, if that is known
 
 
 class InputRequest(RunnerMessage, tag="input_request", frozen=True):
@@ -93,30 +96,30 @@ class InputRequest(RunnerMessage, tag="input_request", frozen=True):
 class Forked(RunnerMessage, tag="forked", frozen=True):
     """The answer to `fork`: a copy of the runner has this process id, and speaks on a channel of its own."""
 
-    id: int
-    pid: int
+    id: Number
+    pid: Pid
 
 
 class Completion(RunnerMessage, tag="completion", frozen=True):
     """The answer to `complete`: what may stand in place of the characters from `start` to `end`."""
 
-    id: int
+    id: Number
     matches: Matches
-    start: int
-    end: int
+    start: Number
+    end: Number
 
 
 class Inspection(RunnerMessage, tag="inspection", frozen=True):
     """The answer to `inspect`: what is known of the name at the cursor; `data` is empty when nothing is."""
 
-    id: int
+    id: Number
     data: MimeBundle
 
 
 class Refused(RunnerMessage, tag="refused", frozen=True):
     """The answer to any question that cannot be answered, with the reason."""
 
-    id: int
+    id: Number
     message: str
 
 

@@ -38,9 +38,10 @@ from execd.kernel.run import Run
 from execd.kernel.runner import Ending, Runner
 from execd.kernel.usage import Usage
 from execd.process.limits import KILLED_CODE, Limits
+from execd.process.parents import parent_of
 from execd.wire.aio import Stream
 from execd.wire.frames import Channel as Output
-from execd.wire.messages import ContextDone, ContextError, ContextPrompt, ContextResult, ContextState
+from execd.wire.messages import MAX_DISPLAY_ID, ContextDone, ContextError, ContextPrompt, ContextResult, ContextState
 
 log = logging.getLogger("execd")
 
@@ -211,7 +212,7 @@ class Kernel:
                         raise _Gone(f"its runner does not speak protocol {PROTOCOL}")
         except TimeoutError:
             raise _Gone(f"it had not started after {START_S:.0f} s") from None
-        self._usage = Usage(message.pid or self._runner.code_pid)
+        self._usage = Usage(self._code_pid(message.pid))
         if not self.started.done():
             self.started.set_result(None)
 
@@ -270,8 +271,7 @@ class Kernel:
             await self._drain(run)
             cause = "timeout" if run.timed_out else "died"
             died_of, exit_code = self._died_of()
-            ended = self._alive.ended
-            life = ended.result() if ended.done() else Ending(0)
+            life = await self._life()
             await run.finish(
                 receipt(
                     cause,
@@ -289,6 +289,11 @@ class Kernel:
             self._run = None
             if not run.over.done():
                 run.over.set_result(None)
+
+    def _code_pid(self, told: int) -> int:
+        """Return the process that runs the code: the runner's own, or the child of it that it names."""
+        runner = self._alive
+        return told if told and parent_of(told) == runner.pid else runner.code_pid
 
     def _cause_of(self, done: RunDone, run: Run) -> str:
         if done.status == "ok":
@@ -310,7 +315,8 @@ class Kernel:
                 case Result(data, count, ack):
                     await run.show(ContextResult("result", data, count))
                 case Display(data, display_id, update, ack):
-                    await run.show(ContextResult("display", data, display_id=display_id, update=update))
+                    name = display_id[:MAX_DISPLAY_ID]
+                    await run.show(ContextResult("display", data, display_id=name, update=update))
                 case Error(name, value, traceback, frames, ack):
                     await run.send(ContextError(name, value, traceback, frames))
                 case InputRequest(prompt, password):
@@ -438,6 +444,13 @@ class Kernel:
             oom = self._died_of()[0] == "oom"
             return f"its process {runner.ended.result()}" + (": the sandbox was out of memory" if oom else "")
         return "its process is gone, or has closed the channel to execd"
+
+    async def _life(self) -> Ending:
+        """Return what a process that has been killed, or ended, used in its life; nothing where that is not known."""
+        runner = self._alive
+        await asyncio.wait([runner.ended], timeout=EXIT_S)
+        is_its_own = self._usage.pid == runner.pid  # and not that of a child beside it
+        return runner.ended.result() if is_its_own and runner.ended.done() else Ending(0)
 
     def _died_of(self) -> tuple[str, int]:
         """Return the cause in a word, and an exit code as shells have it."""

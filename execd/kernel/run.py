@@ -67,7 +67,7 @@ class Run:
     async def show(self, result: ContextResult) -> None:
         """Send a result on, or say once that there have been too many."""
         before = self._shown_bytes
-        self._shown_bytes += sum(map(len, result.data.values())) + RESULT_BYTES
+        self._shown_bytes += sum(len(mime) + len(text) for mime, text in result.data.items()) + RESULT_BYTES
         if not self._most_bytes or self._shown_bytes <= self._most_bytes:
             await self.send(result)
         elif before <= self._most_bytes:

@@ -77,9 +77,10 @@ class Supply:
     def _plan_refill(self, delay_s: float) -> None:
         if not self.manifest.spare:
             return
-        if self._refill is not None:
-            self._refill.cancel()
-        self._refill = asyncio.get_running_loop().call_later(delay_s, self.start)
+        loop = asyncio.get_running_loop()
+        if self._refill is not None and self._refill.when() > loop.time():
+            return  # it is planned; who takes one again and again must not put it off for ever
+        self._refill = loop.call_later(delay_s, self.start)
 
     async def _make_ahead(self) -> None:
         try:

@@ -15,7 +15,7 @@ class Usage:
     """Reads the process's files in /proc. What the kernel does not tell, or of a process that has ended, is 0."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self.pid = pid
         self._ticks_s = 1 / os.sysconf("SC_CLK_TCK")
         self._own_s = 0.0
         self._children_s = self._children()
@@ -24,7 +24,7 @@ class Usage:
         """Count from here on."""
         self._own_s = self._own()
         try:
-            fd = os.open(f"/proc/{self._pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self.pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(fd, _RESET_PEAK)
             finally:
@@ -49,7 +49,7 @@ class Usage:
 
     def _own(self) -> float:
         try:
-            return time.clock_gettime((~self._pid << 3) | _CPUCLOCK_SCHED)
+            return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
         except OSError:
             return 0.0
 
@@ -59,7 +59,7 @@ class Usage:
 
     def _read(self, name: str) -> bytes:
         try:
-            fd = os.open(f"/proc/{self._pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self.pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return os.read(fd, _PAGE)
             finally:

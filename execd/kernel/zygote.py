@@ -10,12 +10,13 @@ import logging
 import os
 import signal
 import socket
+from typing import Annotated
 
 import msgspec
 
 from execd.environment import Environment
 from execd.errors import ExecdError
-from execd.kernel.channel import PROTOCOL
+from execd.kernel.channel import PROTOCOL, Number, Pid
 from execd.kernel.manifest import Manifest
 from execd.kernel.runner import PRELOAD_VARIABLE, Ending, Runner, adopt, join, with_variables
 from execd.process.parents import parent_of
@@ -46,24 +47,24 @@ class Ready(ZygoteMessage, tag="ready", frozen=True):
 class Forked(ZygoteMessage, tag="forked", frozen=True):
     """A child runs."""
 
-    id: int
-    pid: int
+    id: Number
+    pid: Pid
 
 
 class Failed(ZygoteMessage, tag="failed", frozen=True):
     """It could not fork."""
 
-    id: int
+    id: Number
     message: str
 
 
 class Exited(ZygoteMessage, tag="exited", frozen=True):
     """A child ended, and its process group with it."""
 
-    id: int
-    code: int  # negative: minus the signal's number
+    id: Number
+    code: Annotated[int, msgspec.Meta(ge=-255, le=255)]  # negative: minus the signal's number
     cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
+    peak_memory_bytes: Number = 0
 
 
 _decoder = msgspec.json.Decoder(Ready | Forked | Failed | Exited)
@@ -173,11 +174,12 @@ class _Life:
             self.end(f"does not take requests: {error.strerror}")
         return await forked
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Take one packet, if one is there. Return whether more may come."""
         try:
             packet = self._socket.recv(PACKET_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             packet = b""
         if not packet:
@@ -185,11 +187,12 @@ class _Life:
             self._loop.remove_reader(self._socket)
             self._deadline.cancel()
             self._deadline = self._loop.call_later(EXIT_S, self.end, "closed its socket")
-            return
+            return False
         try:
             self._take(_decoder.decode(packet))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self.end(f"sent nonsense: {error}")
+        return not self.over
 
     def _take(self, message: Ready | Forked | Failed | Exited) -> None:
         match message:
@@ -230,6 +233,8 @@ class _Life:
         for _ in range(MAX_LAST_READS):
             if self._output < 0 or not self._read_output():
                 break
+        while not self.over and self._receive():
+            pass  # it may have told how some of its children ended
         self.end(str(Ending.of(exited)))
         for runner in self._children.values():
             # Where we are PID 1, its children are ours from now on, and so is the news of their ends.

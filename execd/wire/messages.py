@@ -68,6 +68,8 @@ GENERATION = 1
 # Generous for any program, and a bound for a hostile one. execd holds runners to the same.
 MimeBundle = Annotated[dict[str, str], msgspec.Meta(max_length=1000)]
 Traceback = Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)]
+MAX_NUMBER = 2**63 - 1  # msgpack has no larger ones, and JSON has: what comes from a runner must be passed on
+MAX_DISPLAY_ID = 200  # characters
 Matches = Annotated[tuple[str, ...], msgspec.Meta(max_length=1000)]
 
 
@@ -488,7 +490,7 @@ class ContextResult(Struct, tag="context.result", frozen=True):
     kind: str
     data: MimeBundle
     execution_count: int = 0
-    display_id: str = ""  # of a display that may be updated
+    display_id: Annotated[str, msgspec.Meta(max_length=MAX_DISPLAY_ID)] = ""  # of a display that may be updated
     update: bool = False  # it takes the place of what was shown under that id
 
 
@@ -496,7 +498,7 @@ class CodeFrame(Struct, frozen=True):
     """One call in a traceback. What a runner does not know is empty, or 0."""
 
     file: str  # a path, or what the language's own traceback calls the code of a run
-    line: int = 0  # from 1
+    line: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)] = 0  # from 1
     function: str = ""
     code: str = ""  # the line's text
 

@@ -352,6 +352,8 @@ async def test_a_traceback_is_told_as_calls_too(context: Context) -> None:
     assert elsewhere.frames[-1].file.endswith("/json/decoder.py")
     syntax = (await context.run("b = 1\nc = = 2")).error
     assert syntax.frames == (CodeFrame("Cell In[5]", 2, "", "c = = 2"),)
+    wild = (await context.run("raise SyntaxError('m', ('f', 10**30, 0, 't'))")).error
+    assert (wild.frames[-1].file, wild.frames[-1].line) == ("f", 2**31)
     endless = (await context.run("def f(): f()\nf()")).error
     assert (endless.name, len(endless.frames)) == ("RecursionError", 100)
     assert endless.frames[0].function == "<module>"

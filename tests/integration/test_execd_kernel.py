@@ -288,6 +288,7 @@ async def test_code_that_ignores_the_interrupt_of_its_timeout_costs_the_context(
     run = await sandbox.run("a", STUBBORN, timeout_s=0.1)
 
     assert (run.done.cause, run.done.died_of) == ("timeout", "killed")
+    assert run.done.peak_memory_bytes > 1_000_000
     assert "its time was up, and did not stop within 5 s" in run.done.message
     await gone(state.pid)
     error = await sandbox.refused(ContextRun("a", "1"))
@@ -574,11 +575,49 @@ async def test_a_runner_may_say_more_of_an_error_of_a_display_and_of_an_end(sand
     assert (run.done.cause, run.done.exit_code, run.done.peak_memory_bytes) == ("error", 3, 1 << 40)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{'type': 'done', 'id': number, 'status': 'ok', 'count': 10**30}",
+        "{'type': 'done', 'id': number, 'status': 'ok', 'exit_code': -1}",
+        "{'type': 'error', 'name': 'E', 'value': 'v', 'frames': [['f', 10**30]]}",
+        "{'type': 'display', 'data': {}, 'ack': 1 << 64}",
+    ],
+)
+async def test_numbers_that_cannot_be_passed_on_cost_the_runner_its_context(sandbox: Sandbox, message: str) -> None:
+    await sandbox.open("a")
+
+    run = await sandbox.run("a", f"say({message}); hear()")
+
+    assert (run.done.cause, run.done.died_of) == ("died", "protocol")
+    assert "undecodable" in run.done.message
+
+
+async def test_the_id_of_a_display_is_cut(sandbox: Sandbox) -> None:
+    await sandbox.open("a")
+
+    run = await sandbox.run("a", "say({'type': 'display', 'data': {}, 'display_id': 'x' * 1_000_000})")
+
+    assert run.items == [ContextResult("display", {}, display_id="x" * 200)]
+
+
+@pytest.mark.parametrize("pid", ["1", "os.getpid()", "1 << 40"])
+async def test_usage_is_of_the_runner_or_of_its_child_and_of_nobody_else(sandbox: Sandbox, pid: str) -> None:
+    """Whatever it says at its start: the limit of numbers ends it, and others it cannot name."""
+    sandbox.environment.bind({"TOY_PID": pid})
+    if pid == "1 << 40":
+        assert "undecodable" in (await sandbox.refused(ContextOpen("a", "toy"))).message
+        return
+    await sandbox.open("a")
+    run = await sandbox.run("a", "kept = bytearray(50 << 20)")
+    assert run.done.peak_memory_bytes > 50 << 20
+
+
 async def test_what_a_run_shows_is_bounded_as_what_it_prints_is(sandbox: Sandbox) -> None:
     """Where it is cut, a line says so; what it prints has a budget of its own, and the next run has both anew."""
     sandbox.contexts.table.max_output_bytes = 10_000
     await sandbox.open("a")
-    code = "for i in range(100): say({'type': 'display', 'data': {'text/plain': 'x' * 744}})\nprint('end')"
+    code = "for i in range(100): say({'type': 'display', 'data': {'text/plain': 'x' * 734}})\nprint('end')"
 
     for _ in range(2):
         run = await sandbox.run("a", code)

@@ -112,6 +112,10 @@ class Runner:
     async def _start(self, message: dict[str, Any]) -> None:
         try:
             os.chdir(message["cwd"])
+        except OSError as error:
+            self._channel.say(type="failed", message=f"{message['cwd']}: {error.strerror}")
+            return
+        try:
             spec = self._manager.kernel_spec
             spec.argv = [sys.executable, _BIND, *spec.argv]
             await self._manager.start_kernel(cwd=message["cwd"], env=message["env"])
@@ -119,8 +123,7 @@ class Runner:
             self._client.start_channels()
             await self._client.wait_for_ready(timeout=START_TIMEOUT_S)
         except (OSError, RuntimeError) as error:
-            self._channel.say(type="failed", message=f"kernel {self._manager.kernel_name}: {error}")
-            return
+            raise SystemExit(f"kernel {self._manager.kernel_name}: {error}") from None
         self._channel.say(type="started", pid=getattr(self._manager.provisioner, "pid", None) or 0)
 
     async def _watch(self) -> None:

@@ -233,6 +233,9 @@ func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan
 
 // used returns a program's exit code, as shells have it, and the most memory that it had at once, in bytes.
 func used(state *os.ProcessState) (code int, peak int64) {
+	if state == nil { // nobody could wait for it
+		return 0, 0
+	}
 	code = state.ExitCode()
 	if status, isKnown := state.Sys().(syscall.WaitStatus); isKnown && status.Signaled() {
 		code = 128 + int(status.Signal())

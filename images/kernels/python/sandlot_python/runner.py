@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import site
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,10 +18,6 @@ from sandlot_python.shell import ContextShell
 PROTOCOL = 1
 IDLE_S = 0.003
 FIRST_RUN = "None or 1"
-# Audit events after which somebody else may print.
-OTHERS = frozenset(
-    ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.spawn", "ctypes.dlsym")
-)
 OOM_SCORE = 200  # above the zygote, whose pages every context shares: one context dies before all lose their source
 
 
@@ -55,7 +53,7 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
         channel.send({"type": "failed", "message": f"{start['cwd']}: {error.strerror}"})
         return
     shell.interrupts = interrupts
-    sys.addaudithook(_flush_before_others(shell))
+    _flush_before_others(shell)
     channel.send({"type": "started"})
     while (copy := _serve_runs(channel, shell, interrupts)) is not None:
         channel.let_go()
@@ -173,22 +171,22 @@ class _Runs:
         return "interrupted" if struck else "error"
 
 
-def _flush_before_others(shell: ContextShell) -> Callable[[str, tuple[Any, ...]], None]:
-    """Return an audit hook: an unfinished line comes before what a new program prints, or C code just looked up."""
-    is_flushing = False
+def _flush_before_others(shell: ContextShell) -> None:
+    """Have an unfinished line come before what another program prints that is started meanwhile."""
 
-    def hook(event: str, _: tuple[Any, ...]) -> None:
-        nonlocal is_flushing
-        if event in OTHERS and not is_flushing:  # streams of the user's own may do such things when they are flushed
-            is_flushing = True
-            try:
-                shell.flush()
-            except Exception:  # it would be an error of what is about to happen
-                pass
-            finally:
-                is_flushing = False
+    def flushing(start: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(start)
+        def flush_and_start(*arguments: Any, **options: Any) -> Any:
+            shell.flush()
+            return start(*arguments, **options)
 
-    return hook
+        return flush_and_start
+
+    os.register_at_fork(before=shell.flush)
+    popen: Any = subprocess.Popen
+    popen._execute_child = flushing(popen._execute_child)
+    for name in ("system", "posix_spawn", "posix_spawnp"):
+        setattr(os, name, flushing(getattr(os, name)))
 
 
 def _search_path(environment: dict[str, str]) -> None:

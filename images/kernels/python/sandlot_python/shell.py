@@ -42,6 +42,7 @@ _LOOP_CODE = (os.path.dirname(asyncio.__file__) + os.sep, selectors.__file__)
 MAX_OUTER_FRAMES = 20  # of a traceback; what endless recursion leaves out are calls in its middle
 MAX_INNER_FRAMES = 80
 MAX_CODE_CHARS = 1000
+MAX_LINE = 2**31  # of code that exists; an exception may say anything
 
 ExcTuple = tuple[type[BaseException], BaseException, "TracebackType | None"]
 
@@ -118,10 +119,10 @@ class ContextShell(InteractiveShell):
 
     def flush(self) -> None:
         """Bring what was printed to the descriptors. What user code did to its streams is its own business."""
-        for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             try:
                 stream.flush()
-            except (AttributeError, ValueError, OSError):
+            except Exception:
                 pass  # None, closed, or somebody else's
         self.flush_c()
 
@@ -155,8 +156,8 @@ class ContextShell(InteractiveShell):
         ours = itertools.dropwhile(lambda call: call[0].co_filename.startswith(_IPYTHON), calls)
         found = [(code.co_filename, line, code.co_name) for code, line in ours if line is not None]
         found = [*found[:MAX_OUTER_FRAMES], *found[MAX_OUTER_FRAMES:][-MAX_INNER_FRAMES:]]
-        if isinstance(value, SyntaxError) and value.filename and value.lineno:
-            found.append((value.filename, value.lineno, ""))
+        if isinstance(value, SyntaxError) and isinstance(value.filename, str) and isinstance(value.lineno, int):
+            found.append((value.filename, max(0, min(value.lineno, MAX_LINE)), ""))
         return [
             (self._name_of_file(file), line, function, linecache.getline(file, line).strip()[:MAX_CODE_CHARS])
             for file, line, function in found

@@ -263,6 +263,7 @@ def java_without_a_spare(table: Table, server: LiveServer) -> None:
         run = {"code": "1+1", "context": {"id": context}}
         times += [opened + ran for ran in http(server, 1, 1, "POST", f"{at}/code", run)["ms"]]
         server.request("DELETE", f"/v1/sandboxes/{sandbox}")
+        server.wait_gone()
     table.add("java: context and first value, no JVM waits", times, target="≤ 450")
 
 
@@ -275,6 +276,7 @@ def small_sandbox(table: Table, server: LiveServer) -> None:
     table.add("GET /v1/sandboxes, ten", http(server, 1, 200, "GET", "/v1/sandboxes")["ms"], target="≤ 4")
     for one in sandboxes:
         server.request("DELETE", f"/v1/sandboxes/{one}")
+    server.wait_gone()
 
 
 def forks(table: Table, server: LiveServer, at: str) -> None:

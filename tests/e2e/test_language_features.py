@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.endless import ENDLESS
 from tests.live_server import LiveServer, run_script
 from tests.stream_client import connected, of_type, output
 
@@ -74,14 +75,6 @@ FEATURES = {
         ("sleep 60 & jobs -r | wc -l; echo $PWD $A", "1\n/tmp 1", "", ""),
         ("kill %1; wait %1 2>/dev/null; jobs -r | wc -l; false", "0", "", "CommandExecError"),
     ],
-}
-ENDLESS = {
-    "python": "while True: pass",
-    "javascript": "for (;;) {}",
-    "typescript": "for (;;) {}",
-    "java": "while (true) {}",
-    "go": "for {}",
-    "bash": "while :; do :; done",
 }
 
 SDK = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.endless import ENDLESS
 from tests.live_server import LiveServer, run_script
 from tests.stream_client import connected, of_type, output
 
@@ -27,14 +28,6 @@ LANGUAGES = {
     "java": ("int x = 20;", 'System.out.println("out"); x + 22', "42", "1 / 0", "java.lang.ArithmeticException"),
     "go": ("x := 20", 'fmt.Println("out"); x + 22', "42", 'panic("p")', "panic"),
     "bash": ("x=20", "echo out; echo $((x + 22))", "", "exit_with() { return 3; }; exit_with", "CommandExecError"),
-}
-ENDLESS = {
-    "python": "while True: pass",
-    "javascript": "for (;;) {}",
-    "typescript": "for (;;) {}",
-    "java": "while (true) {}",
-    "go": "for {}",
-    "bash": "while :; do :; done",
 }
 
 BEGUN = {

@@ -82,7 +82,14 @@ async def listening(root: Path) -> AsyncIterator[Line]:
     path = line.directory / "link.sock"
     async with unix_serve(line.serve, str(path), compression=None, max_size=MAX_CHUNK_BYTES):
         path.chmod(0o666)
-        yield line
+        try:
+            yield line
+        finally:
+            # A container may be dialling just now. Nobody can from here on; who did is let in, for the server closes
+            # only what it knows: accept, transport, protocol and handler take a turn of the loop each.
+            path.unlink(missing_ok=True)
+            for _ in range(10):
+                await asyncio.sleep(0)
 
 
 def spec_of(world: World, line: Line, **changes: object) -> ContainerSpec:

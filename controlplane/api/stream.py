@@ -214,7 +214,7 @@ class _Stream:
         try:
             ending = await self._operate_if(not is_one_too_many)
         except SandlotError as error:
-            ending = says.Failed(self.number, code=problem_of(error).code, message=error.message)
+            ending = _failed(error)
         finally:
             self._connection.forget(self)
         await self._connection.send(replace(ending, stream=self.number))
@@ -363,7 +363,7 @@ class _Stream:
             try:
                 ending = await _pass_on(replies, lambda message: tape.write(message, _size(message)))
             except SandlotError as error:
-                ending = says.Failed(0, code=problem_of(error).code, message=error.message)
+                ending = _failed(error)
             if ending is not None:
                 await tape.write(ending, MESSAGE_BYTES)
 
@@ -423,13 +423,17 @@ async def _pass_on(
     return None
 
 
+def _failed(error: SandlotError, receipt: Receipt | None = None) -> says.Failed:
+    return says.Failed(0, code=problem_of(error).code, message=error.message, receipt=receipt)
+
+
 async def _whole(replies: AsyncIterator[ServerMessage], receipt: Callable[[], Receipt]) -> AsyncIterator[ServerMessage]:
     """Yield what a command or run says. Where its sandbox is lost on the way, the last message has a receipt too."""
     try:
         async for message in replies:
             yield message
     except LinkLost as error:
-        yield says.Failed(0, code=problem_of(error).code, message=error.message, receipt=receipt())
+        yield _failed(error, receipt())
 
 
 async def _replies(stream: Stream, *, is_text: bool, run_id: str = "") -> AsyncIterator[ServerMessage]:

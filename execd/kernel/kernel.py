@@ -446,8 +446,9 @@ class Kernel:
         return "its process is gone, or has closed the channel to execd"
 
     async def _life(self) -> Ending:
-        """Return what a process that has been killed, or ended, used in its life; nothing where that is not known."""
+        """End the process if it has not ended; return what it used in its life, or nothing where that is not known."""
         runner = self._alive
+        runner.signal_group(signal.SIGKILL)  # it is of no more use, and its client waits for our word
         await asyncio.wait([runner.ended], timeout=EXIT_S)
         is_its_own = self._usage.pid == runner.pid  # and not that of a child beside it
         return runner.ended.result() if is_its_own and runner.ended.done() else Ending(0)

@@ -166,7 +166,7 @@ type ending struct {
 	isInterrupted, isPanic bool
 	isWhole                bool // it came to its end, and has kept its variables
 	status                 string
-	exitCode               int // 128 + signal number when a signal ended it
+	exitCode               int   // 128 + signal number when a signal ended it
 	peak                   int64 // bytes of memory
 	result, panicText      string
 	trace, lost            []string

@@ -224,6 +224,8 @@ func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan
 	ended.state, _ = io.ReadAll(kept)
 	kept.Close()
 	ended.exitCode, ended.peak = used(command.ProcessState)
+	// It may be over before we have heard of the interrupt that ended it.
+	ended.isInterrupted = ended.isInterrupted || ended.exitCode == 128+int(syscall.SIGINT)
 	ended.isWhole = err == nil || ended.isPanic
 	if err != nil && !ended.isPanic {
 		ended.status = err.Error()

@@ -1,19 +1,98 @@
-"""Logging: structlog, as lines for people or JSON for machines, on stderr."""
+"""Logging by structlog on stderr, as lines for people or as JSON for machines."""
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
+from typing import TextIO, cast
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-from controlplane.config import LogSettings
+from controlplane.settings.sections import LogSettings
+
+# Local variables may be keys and tokens, so tracebacks omit them.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+# The second net: no code of ours logs a secret, but the messages of libraries and errors may contain one.
+_SECRETS = re.compile(
+    r"(?P<key>\bsandlot_)[\w-]{16,}"
+    r"|(?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"
+    r"|(?P<name>\b(?:ticket|token|password|secret|api[_-]?key|signature)['\"]?\s*[=:]\s*['\"]?)[\w.~+/=-]{8,}"
+    r"|(?P<path>/signed/)[^\s'\"]+"
+    r"|(?P<host>\b\d{1,5}-)[0-9a-f]{16,32}-[0-9a-z]{1,10}-[a-z2-7]{16,32}"  # a signed host name
+    r"|(?:(?<![\w-])|(?<=\\[nrt]))[\w-]{43}(?![\w-])",  # a sandbox's token, also after a newline that is written as \n
+    re.IGNORECASE | re.ASCII,
+)
+
+# Most texts contain none of these, and this check costs a tenth of the full one.
+_LONG = re.compile(r"(?<![\w-])[\w-]{43}", re.ASCII)
+_HINTS = ("sandlot_", "bearer", "basic", "/signed/", "ticket", "token", "password", "secret", "key", "signature")
+
+
+class _Stderr(io.TextIOBase):
+    """A stderr whose errors do not stop the server: its reader may leave, or its disk may be full."""
+
+    def write(self, text: str) -> int:
+        """Write a line, or drop it on an error."""
+        try:
+            return sys.stderr.write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        """Write the buffer, or drop it on an error."""
+        try:
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+
+def redact(text: str) -> str:
+    """Return *text* without everything that looks like a key, a token, or a signed address."""
+    lowered = text.lower()
+    if not _LONG.search(text) and not any(hint in lowered for hint in _HINTS):
+        return text
+    return _SECRETS.sub(_what_is_left, text)
+
+
+def _what_is_left(match: re.Match[str]) -> str:
+    return f"{match[match.lastgroup] if match.lastgroup else ''}…"
+
+
+def _redacted(value: object) -> object:
+    match value:
+        case str():
+            return redact(value)
+        case dict():
+            return {key: _redacted(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_redacted(each) for each in value]
+        case bool() | int() | float() | None:
+            return value
+    return redact(str(value))
+
+
+def _redact_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {
+        key: value if key.startswith("_") or key == "exc_info" else _redacted(value) for key, value in event.items()
+    }
+
+
+def _redact_text(_: WrappedLogger, __: str, text: EventDict) -> str:
+    return redact(str(text))  # the event as the renderer before has made it
+
+
+def is_json(settings: LogSettings) -> bool:
+    """Return whether logs are JSON, for machines."""
+    return settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
 
 
 def configure(settings: LogSettings) -> None:
-    """Set structlog up, once, at start. The libraries' own warnings come out in the same shape."""
-    as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    """Set structlog up, once, at the start. The warnings of libraries get the same format."""
+    stderr = cast(TextIO, _Stderr())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -21,17 +100,27 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-        if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_TRACEBACKS, _redact_values, structlog.processors.JSONRenderer()]
+        if is_json(settings)
+        else [
+            _redact_values,
+            # Texts of clients are quoted, because a terminal obeys control characters. The plain traceback never has
+            # local variables, whatever packages are installed.
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                repr_native_str=True,
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+            _redact_text,  # for the texts of tracebacks
+        ]
     )
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    foreign = logging.StreamHandler(sys.stderr)
+    foreign = logging.StreamHandler(stderr)
     foreign.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

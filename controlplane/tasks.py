@@ -1,10 +1,11 @@
-"""Background work: every task has an owner, an end, and its errors in the log."""
+"""Background tasks: each has an owner and an end, and its errors go to the log."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,11 +14,41 @@ import structlog
 log = structlog.get_logger()
 
 
+class Slots:
+    """A bound on the number of tasks that do a kind of work at once. Tasks wait in the order of asking.
+
+    Work that takes longer than *longest_s* continues, but no longer makes others wait: it may hang.
+    """
+
+    def __init__(self, at_once: int, *, longest_s: float) -> None:
+        self._free = asyncio.Semaphore(at_once)  # serves waiters in the order of asking
+        self._longest_s = longest_s
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a free slot, and hold the slot inside of the block."""
+        await self._free.acquire()
+        is_held = True
+
+        def give_back() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self._free.release()
+
+        patience = asyncio.get_running_loop().call_later(self._longest_s, give_back)
+        try:
+            yield
+        finally:
+            patience.cancel()
+            give_back()
+
+
 class Background:
-    """A scope for tasks. Leaving it cancels what still runs and waits for it.
+    """A scope for tasks. On exit, the scope cancels the remaining tasks and waits for their ends.
 
     Unlike in a TaskGroup, one failed task does not end its siblings: a sandbox whose removal failed must not stop the
-    server. The failure is logged with its traceback.
+    server. The log gets the failure with its traceback.
     """
 
     def __init__(self) -> None:
@@ -33,13 +64,13 @@ class Background:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        while self._tasks:  # what ends may start more, which `start()` then cancels
+        while self._tasks:  # a task may start others while it ends; `start()` cancels these
             await asyncio.wait(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Run *work* in the background under that name. When the scope has been left, it is cancelled at once.
+        """Run *work* in the background as a task called *name*. After the scope's exit, cancel the task at once.
 
-        Its log does not carry the request that happened to start it.
+        The task's log entries do not name the request that started the task.
         """
         task = asyncio.get_running_loop().create_task(work, name=name, context=contextvars.Context())
         self._tasks.add(task)

@@ -1,4 +1,4 @@
-"""`python -m execd SOCKET`, for tests and for the curious; containers start it through images/execd/boot.py."""
+"""`python -m execd SOCKET`, for tests and experiments. Containers start execd through images/execd/boot.py."""
 
 import sys
 

@@ -1,42 +1,69 @@
-"""From a request to the handler that serves it: one task a stream, and one place where errors become resets."""
+"""The dispatcher: one task for each stream, which runs the handler of the request and turns errors into resets."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from execd.errors import ExecdError
-from execd.wire.aio import BROKEN, Stream
-from execd.wire.messages import Request
+from execd.wire.aio import BROKEN, Data, Stream
+from execd.wire.frames import Channel
+from execd.wire.messages import Reply, Request
 
 log = logging.getLogger("execd")
 
-# A handler serves one stream: it may read and write it, and returns when it has said all. Its task is cancelled when
-# the control plane resets the stream or the link is lost; what must live on (background processes, contexts) belongs
-# to a table, not to a handler.
+
+class Replies(Protocol):
+    """What a handler sends its replies to: a stream of the link, or a recording. The methods are those of `Stream`."""
+
+    @property
+    def is_broken(self) -> bool: ...
+
+    @property
+    def is_lost(self) -> bool: ...
+
+    async def receive(self) -> Reply | Data | None: ...
+
+    async def send(self, message: Reply) -> None: ...
+
+    async def write(self, data: bytes | memoryview, channel: Channel) -> None: ...
+
+    def write_nowait(self, data: bytes | memoryview, channel: Channel) -> int: ...
+
+    def end(self) -> None: ...
+
+
+# A handler serves one stream. It may read and write the stream, and returns when it has sent everything. Its task is
+# cancelled when the control plane resets the stream, or when the link is lost. What must outlive the stream (background
+# processes, contexts) belongs to a table, not to a handler.
 Handler = Callable[[Stream, Any], Awaitable[None]]
+# A handler whose replies may also be recorded.
+RunHandler = Callable[[Replies, Any], Awaitable[None]]
 
 
 class Dispatcher:
-    """Runs handlers. The handler table is put together in `main.py`."""
+    """Runs the handlers of `main.py`."""
 
     def __init__(self, handlers: Mapping[type[Request], Handler]) -> None:
         self._handlers = handlers
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, stream: Stream, request: Request) -> None:
-        """Start the handler of a stream that has just been opened."""
-        task = asyncio.get_running_loop().create_task(self._serve(stream, request))
+        """Start the handler of a stream that was just opened."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._serve(stream, request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        stream.on_broken(task.cancel)
+        # Not before the first step of the handler: what outlives the stream, such as a recorded run, begins in that
+        # step.
+        loop.call_soon(stream.on_broken, task.cancel)
 
     async def _serve(self, stream: Stream, request: Request) -> None:
         handler = self._handlers.get(type(request))
         if handler is None:
-            stream.reset("request.unsupported", f"this execd does not know {type(request).__name__}")
+            stream.reset("request.unsupported", f"this execd does not know the request {type(request).__name__}")
             return
         try:
             await handler(stream, request)
@@ -44,7 +71,7 @@ class Dispatcher:
         except ExecdError as error:
             stream.reset(error.code, error.message)
         except BROKEN:
-            pass  # the stream or the link is over: nobody is listening
+            pass  # the stream or the link is over: nobody listens
         except Exception as error:
-            log.exception("request failed")
+            log.exception("a request failed")
             stream.reset("internal", f"{type(error).__name__}: {error}")

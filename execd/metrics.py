@@ -1,4 +1,4 @@
-"""What the sandbox uses of CPU and memory, read from its own cgroup as it is seen from inside. Nothing waits."""
+"""The CPU and memory that the sandbox uses, read from its own cgroup. No call waits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from execd.dispatch import Handler
 from execd.wire.aio import Stream
 from execd.wire.messages import Metrics, MetricsRead, Request
 
-MIN_INTERVAL_S = 0.05  # CPU time is counted in ticks: over less than this a percentage means nothing
-UNLIMITED_BYTES = 1 << 60  # cgroup v1 says "no limit" with a number close to 2**63
+MIN_INTERVAL_S = 0.05  # CPU time is counted in ticks: over a shorter time a percentage means nothing
+UNLIMITED_BYTES = 1 << 60  # cgroup v1 expresses "no limit" by a number close to 2**63
 UNKNOWN = -1
 
 
 class Meter:
-    """Reads the cgroup. Percentages are over the time since the reading before; the first since this was made."""
+    """A reader of the cgroup. A percentage covers the time since the last reading, or since the object was created."""
 
     def __init__(self, root: str = "/") -> None:
-        """Begin counting. *root* is where /proc and /sys are found."""
+        """Begin to count. *root* is the directory of /proc and /sys."""
         self._root = root.rstrip("/")
         self._group = _find_group(self._root)
         self._machine_cpus = len(os.sched_getaffinity(0))
@@ -27,11 +27,11 @@ class Meter:
         self._used_pct = 0.0
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Return what `Dispatcher` needs."""
+        """Return the handler of each request."""
         return {MetricsRead: self._serve}
 
     def read(self) -> Metrics:
-        """Return what is used now."""
+        """Return the present usage."""
         machine_bytes = _fields(_read(f"{self._root}/proc/meminfo")).get("MemTotal:", 0) * 1024
         limit = self._group.memory_limit_bytes()
         limits = [size for size in (limit, machine_bytes) if 0 < size < UNLIMITED_BYTES]
@@ -60,7 +60,7 @@ class Meter:
 
 
 class _Machine:
-    """Where there is no cgroup to see, the whole machine is the sandbox."""
+    """The whole machine, in place of a cgroup that cannot be read."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -129,6 +129,14 @@ class _GroupV1(_Machine):
         return _number(_read(f"{self._memory}/memory.limit_in_bytes"))
 
 
+def cpu_quota(root: str = "/") -> float:
+    """Return how many CPUs the sandbox may use at once, or -1 without a limit.
+
+    *root* is the directory of /proc and /sys.
+    """
+    return _find_group(root.rstrip("/")).cpu_quota()
+
+
 def _find_group(root: str) -> _Machine:
     mounts = f"{root}/sys/fs/cgroup"
     paths: dict[str, str] = {}
@@ -138,7 +146,7 @@ def _find_group(root: str) -> _Machine:
         paths.update(dict.fromkeys(controllers.split(","), path))
 
     def directory(mount: str, controller: str, file: str) -> str:
-        # In a container the mount is the sandbox's own group, while /proc may still tell its path on the host.
+        # In a container the mount is the sandbox's own group, while /proc may still show its path on the host.
         own = mount + paths.get(controller, "").rstrip("/")
         return own if os.path.exists(f"{own}/{file}") else mount
 
@@ -153,7 +161,7 @@ def _find_group(root: str) -> _Machine:
 
 
 def _read(path: str) -> str:
-    """Return a file of the kernel, "" when it is not there."""
+    """Return a file of the kernel, or "" if it does not exist."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -181,5 +189,5 @@ def _ratio(quota: int, period: int) -> float:
 
 
 def _without(used: int, cache: int) -> int:
-    """Memory in use, without the file pages that the kernel would drop first."""
+    """Return the memory in use, without the file pages that the kernel would drop first."""
     return max(0, used - cache) if used >= 0 else UNKNOWN

@@ -1,4 +1,4 @@
-"""execd's shell around the multiplexer: dial the control plane, serve, dial again."""
+"""The link to the control plane: dial, serve, dial again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from execd.wire.messages import GENERATION, Hello
 
 log = logging.getLogger("execd")
 
-FIRST_RETRY_S = 0.02  # a restarting control plane is back within a second: be there at once
+FIRST_RETRY_S = 0.02  # a restarting control plane is back within a second
 LAST_RETRY_S = 1.0
 
 
 async def serve_forever(socket_path: str, dispatcher: Dispatcher) -> None:
-    """Keep one link to the control plane, whatever happens to it. Never returns."""
+    """Keep one link to the control plane, whatever happens to the link. Never return."""
     delay = FIRST_RETRY_S
     while True:
         connection = Connection(Role.AGENT, Hello(generation=GENERATION, version=VERSION))
@@ -30,14 +30,15 @@ async def serve_forever(socket_path: str, dispatcher: Dispatcher) -> None:
             await _serve_once(socket_path, connection, dispatcher)
         except (OSError, WebSocketException, WireError) as error:
             log.info("link lost: %s", error)
-        if connection.peer is not None:  # it was a link: after a restart over there, every millisecond counts
+        if connection.peer is not None:  # a link existed: when the control plane restarts, every millisecond counts
             delay = FIRST_RETRY_S
         await asyncio.sleep(delay)
         delay = min(delay * 1.5, LAST_RETRY_S)
 
 
 async def _serve_once(socket_path: str, connection: Connection, dispatcher: Dispatcher) -> None:
-    # No compression (it costs more than it saves on a local socket) and no keepalive (EOF tells).
+    # No compression, which costs more than it saves on a local socket; no keepalive, because EOF tells when the link is
+    # lost.
     async with unix_connect(
         socket_path,
         uri="ws://controlplane/link",

@@ -1,0 +1,1 @@
+"""The edge over HTTP: a folder for each contract, above `runs`, above `edge`."""

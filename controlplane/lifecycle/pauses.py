@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from weakref import WeakValueDictionary
 
 import structlog
 
 from controlplane.errors import Conflict, RuntimeFailure, SandlotError
-from controlplane.lifecycle.registry import Registry
-from controlplane.lifecycle.states import Event
+from controlplane.lifecycle.records.registry import Registry
+from controlplane.lifecycle.records.states import Event
+from controlplane.runtime.abilities import Ability
 from controlplane.runtime.driver import Container, ContainerState, Driver
-from controlplane.sandbox import Sandbox, State
-from controlplane.tasks import Background
+from controlplane.sandbox import Sandbox, State, how_it_ended
+from controlplane.tasks import Background, Slots
 
 log = structlog.get_logger()
 
-# What has happened, when record and container do not agree: a server was killed on the way, or somebody else paused.
+# What has happened, when record and container do not agree: a server was killed on the way, or another program paused.
 DISAGREEMENTS: dict[tuple[State, ContainerState], tuple[Event, ...]] = {
     (State.RUNNING, ContainerState.PAUSED): (Event.PAUSE, Event.PAUSED),
     (State.PAUSING, ContainerState.PAUSED): (Event.PAUSED,),
@@ -28,11 +30,15 @@ DISAGREEMENTS: dict[tuple[State, ContainerState], tuple[Event, ...]] = {
     (State.RESUMING, ContainerState.PAUSED): (Event.RESUME_FAILED,),
 }
 
+# Freezing takes an engine's process for each. One that cannot be frozen is tried for ten seconds.
+CHANGES_AT_ONCE = 4
+MAX_CHANGE_SLOT_S = 5.0
+
 
 class Pauses:
     """Carries both out. Once begun they end, whether or not the one who asked still waits.
 
-    `on_resumed` hears of every sandbox that goes on, whether a client asked for that or somebody at the engine did it.
+    `on_resumed` is called for every resumed sandbox, whether a client or a person at the engine resumed it.
     """
 
     def __init__(
@@ -46,26 +52,36 @@ class Pauses:
         self._driver = driver
         self._background = background
         self._on_resumed = on_resumed
+        self._engine = Slots(CHANGES_AT_ONCE, longest_s=MAX_CHANGE_SLOT_S)
         self._changing: Counter[str] = Counter()  # how many are at work on each
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # one of them at a time
 
     async def pause(self, sandbox_id: str) -> Sandbox:
         """Pause a running sandbox; return it paused.
 
         Raises:
             NotFound, Conflict: there is no such sandbox, or it is not running (any more).
+            Unsupported: the engine pauses no containers.
             RuntimeFailure: the engine failed; the sandbox runs on.
         """
+        self._registry.get(sandbox_id)
+        self._driver.abilities.require(Ability.PAUSE)
         sandbox = self._registry.advance(sandbox_id, Event.PAUSE)
-        return await self._change(sandbox, self._driver.pause, Event.PAUSED, Event.PAUSE_FAILED, "sandbox.pause_failed")
+        return await self._change(
+            sandbox, self._driver.containers.pause, Event.PAUSED, Event.PAUSE_FAILED, "sandbox.pause_failed"
+        )
 
     async def resume(self, sandbox_id: str) -> Sandbox:
         """Let a paused sandbox go on; return it running. Errors as in `pause`, the other way round."""
-        state = self._registry.get(sandbox_id).state
-        if state is not State.PAUSED:
-            raise Conflict(f"cannot resume a sandbox that is {state.value}", code="sandbox.not_paused")
+        sandbox = self._registry.get(sandbox_id)
+        if sandbox.state is not State.PAUSED:
+            raise Conflict(
+                f"cannot resume a sandbox that is {sandbox.state.value}{how_it_ended(sandbox)}",
+                code="sandbox.not_paused",
+            )
         sandbox = self._registry.advance(sandbox_id, Event.RESUME)
         return await self._change(
-            sandbox, self._driver.resume, Event.RESUMED, Event.RESUME_FAILED, "sandbox.resume_failed"
+            sandbox, self._driver.containers.resume, Event.RESUMED, Event.RESUME_FAILED, "sandbox.resume_failed"
         )
 
     def settle(self, sandbox: Sandbox, container: Container) -> None:
@@ -78,15 +94,23 @@ class Pauses:
         if events:
             log.info("sandbox.settled", sandbox=sandbox.id, state=self._registry.get(sandbox.id).state.value)
 
-    @contextlib.contextmanager
-    def held(self, sandbox_id: str) -> Iterator[None]:
-        """Inside, a pause that the engine tells of is not the client's; afterwards, look how things stand."""
+    @contextlib.asynccontextmanager
+    async def held(self, sandbox_id: str) -> AsyncIterator[None]:
+        """Hold a sandbox inside of the block: no other task pauses or resumes it, and the engine's events do not count.
+
+        Afterwards, look how things stand.
+        """
         self._changing[sandbox_id] += 1
         try:
-            yield
+            async with self._turn(sandbox_id):
+                yield
         finally:
             self._release(sandbox_id)
             self.look_again(sandbox_id)
+
+    def _turn(self, sandbox_id: str) -> asyncio.Lock:
+        """Return what is held by the one who changes a sandbox's container now."""
+        return self._turns.setdefault(sandbox_id, asyncio.Lock())
 
     def _release(self, sandbox_id: str) -> None:
         self._changing[sandbox_id] -= 1
@@ -94,7 +118,7 @@ class Pauses:
             del self._changing[sandbox_id]
 
     def look_again(self, sandbox_id: str) -> None:
-        """Something was said about it that may be past already: ask the engine, and settle."""
+        """Ask the engine for the present state of a sandbox after an event, which may be outdated, and settle."""
         self._background.start(self._look(sandbox_id), name="sandbox.look_again")
 
     async def _look(self, sandbox_id: str) -> None:
@@ -102,7 +126,7 @@ class Pauses:
         if sandbox is None:
             return
         try:
-            container = await self._driver.inspect(sandbox.container_id)
+            container = await self._driver.containers.inspect(sandbox.container_id)
             if container is not None and self._registry.find(sandbox_id) == sandbox:
                 self.settle(sandbox, container)
         except SandlotError as error:  # the sweep looks again
@@ -124,10 +148,11 @@ class Pauses:
         async def carry_out() -> None:
             try:
                 try:
-                    await verb(sandbox.container_id)
+                    async with self._turn(sandbox.id), self._engine.slot():
+                        await verb(sandbox.container_id)
                 except RuntimeFailure as error:
                     self._registry.advance(sandbox.id, failed)
-                    raise RuntimeFailure(error.message, code=code) from error
+                    raise RuntimeFailure(error.message, code=code, public=error.public) from error
                 outcome.set_result(self._advance(sandbox.id, done))
             except SandlotError as error:
                 outcome.set_exception(error)

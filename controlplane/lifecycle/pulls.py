@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 import structlog
 
 from controlplane.errors import ImageMissing, RuntimeFailure
+from controlplane.images.names import OUR_IMAGES
+from controlplane.runtime.abilities import Ability
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import Credentials
+from controlplane.settings.sections import Settings
 from controlplane.tasks import Background
 
 log = structlog.get_logger()
-
-# These are built here; a registry that has some by that name has somebody else's.
-OUR_IMAGES = "sandlot/"
 
 
 class Pulls:
     """Pulls that go on."""
 
-    def __init__(self, driver: Driver, policy: Literal["missing", "never"], background: Background) -> None:
+    def __init__(self, driver: Driver, settings: Settings, background: Background) -> None:
         self._driver = driver
-        self._policy = policy
+        self._settings = settings
         self._background = background
         self._running: dict[tuple[str, Credentials | None], asyncio.Future[RuntimeFailure | None]] = {}
 
     def may_pull(self, image: str) -> bool:
-        """Whether an image that the engine does not have may be fetched."""
-        return self._policy == "missing" and not image.startswith(OUR_IMAGES)
+        """Return whether the server may pull an image that the engine does not have."""
+        return (
+            self._settings.engine.pull == "missing"
+            and not image.startswith(OUR_IMAGES)
+            and Ability.PULL in self._driver.abilities.can
+        )
 
-    async def pull(self, image: str, credentials: Credentials | None, *, missing: ImageMissing) -> None:
-        """Fetch an image; *missing* is why.
+    def missing(self, asked: str, image: str) -> ImageMissing:
+        """Return the error of an image that is not there and not pulled. *asked* is the caller's name for it."""
+        if image.startswith(OUR_IMAGES):
+            cure = f"images under {OUR_IMAGES} are built on the server's machine by `make images`, and never pulled"
+        elif Ability.PULL not in (abilities := self._driver.abilities).can:
+            cure = f"{abilities.engine} cannot {Ability.PULL.value}"
+        else:
+            cure = f'this server does not pull images ([engine] pull = "never"); `docker pull {image}` there gets it'
+        stands = "" if asked == image else f"{asked} stands for {image}: "
+        return ImageMissing(f"{stands}the engine has no image {image}; {cure}{self._meant(asked)}", image=image)
+
+    def _meant(self, asked: str) -> str:
+        nearest = self._settings.nearest_image(asked)
+        return f"; did you mean {nearest}?" if nearest else ""
+
+    async def pull(self, asked: str, image: str, credentials: Credentials | None, *, missing: ImageMissing) -> None:
+        """Fetch an image, which the caller *asked* for by another name perhaps; *missing* is why.
 
         Raises:
             ImageMissing: the registry does not have it, not for these credentials, or cannot be reached.
@@ -43,12 +61,12 @@ class Pulls:
             self._background.start(self._pull(key, outcome), name="image.pull")
         if (failed := await asyncio.shield(outcome)) is not None:
             # For the caller it is the same: the image that was named cannot be had.
-            raise ImageMissing(failed.message, image=image) from missing
+            raise ImageMissing(f"{failed.message}{self._meant(asked)}", image=image) from missing
 
     async def _pull(self, key: tuple[str, Credentials | None], outcome: asyncio.Future[RuntimeFailure | None]) -> None:
         log.info("image.pull", image=key[0])
         try:
-            await self._driver.pull(*key)
+            await self._driver.images.pull(*key)
         except RuntimeFailure as error:
             log.warning("image.pull_failed", image=key[0], error=error.message)
             outcome.set_result(error)

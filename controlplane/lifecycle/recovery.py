@@ -6,23 +6,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from contextlib import aclosing
 
 import msgspec
 import structlog
 
-from controlplane.errors import RuntimeFailure, SandlotError
+from controlplane.errors import RuntimeFailure, SandlotError, StoreError
+from controlplane.lifecycle.creation import Creation
+from controlplane.lifecycle.endings import Endings
+from controlplane.lifecycle.following import Following
 from controlplane.lifecycle.pauses import DISAGREEMENTS, Pauses
-from controlplane.lifecycle.registry import Registry
-from controlplane.lifecycle.sandboxes import Sandboxes
-from controlplane.lifecycle.states import LIVE
+from controlplane.lifecycle.records.registry import Registry
+from controlplane.lifecycle.records.states import LIVE
 from controlplane.link.accept import Accept
 from controlplane.link.directory import Directory
 from controlplane.pool.plan import Template
-from controlplane.pool.pool import Pool, Warm
-from controlplane.provision import TEMPLATE_LABEL, Provisioner, template_of
-from controlplane.runtime.driver import Container, ContainerState, Driver, EventKind, RuntimeEvent
+from controlplane.pool.pool import Pool
+from controlplane.pool.provision import TEMPLATE_LABEL, Provisioner, template_of
+from controlplane.pool.shelf import Warm
+from controlplane.runtime.driver import Container, ContainerState, Driver
+from controlplane.runtime.events import EventKind, RuntimeEvent
 from controlplane.sandbox import Sandbox, State
 from controlplane.tasks import Background
 
@@ -72,14 +77,16 @@ def compare(sandboxes: Iterable[Sandbox], containers: Iterable[Container]) -> Di
 
 
 class Recovery:
-    """Brings the two together."""
+    """Makes the records and the containers of the engine agree."""
 
     def __init__(
         self,
         *,
         driver: Driver,
         registry: Registry,
-        sandboxes: Sandboxes,
+        following: Following,
+        creation: Creation,
+        endings: Endings,
         pauses: Pauses,
         provisioner: Provisioner,
         pool: Pool,
@@ -90,7 +97,9 @@ class Recovery:
     ) -> None:
         self._driver = driver
         self._registry = registry
-        self._sandboxes = sandboxes
+        self._following = following
+        self._creation = creation
+        self._endings = endings
         self._pauses = pauses
         self._provisioner = provisioner
         self._pool = pool
@@ -104,23 +113,23 @@ class Recovery:
         """Take over what an earlier run left. Call it once, before requests are served.
 
         Raises:
-            RuntimeFailure: the engine does not say what there is, or the sockets cannot be made.
-            StoreError: what has changed meanwhile cannot be written down.
+            RuntimeFailure: the engine does not list its containers, or the sockets cannot be made.
         """
-        found = compare(self._registry.all(), await self._driver.list())
+        found = compare(self._registry.all(), await self._driver.containers.list())
         self.engine_answers = True
         for sandbox in self._registry.all():
-            self._sandboxes.resume(sandbox)
+            self._endings.take_over(sandbox)
         for sandbox in found.running:
             await self._provisioner.adopt(sandbox.id, sandbox.container_id)
         for sandbox, living in found.unsettled:
-            self._pauses.settle(sandbox, living)
+            with contextlib.suppress(StoreError):  # the sweep tries again
+                self._pauses.settle(sandbox, living)
         for sandbox, container in found.vanished:
-            self._sandboxes.vanished(sandbox.id, container)
+            self._following.on_vanished(sandbox.id, container)
         for sandbox in found.pending:
-            self._sandboxes.abandon(sandbox)
+            self._creation.abandon(sandbox)
         for sandbox in found.finish:
-            self._sandboxes.remove(sandbox)
+            self._endings.remove(sandbox)
         for container in found.unclaimed:
             template = template_of(container.labels.get(TEMPLATE_LABEL, ""))
             if template in self._pooled and container.state is ContainerState.RUNNING:
@@ -157,7 +166,7 @@ class Recovery:
         """
         # Both looks at our side come before the one at the engine: what is newer than them is missing there rightly.
         before, warm_before = self._registry.all(), self._pool.warm_ids()
-        containers = await self._driver.list()
+        containers = await self._driver.containers.list()
         found = compare(before, containers)
         for sandbox_id in warm_before - {one.sandbox_id for one in containers if one.state in _ALIVE}:
             self._pool.lost(sandbox_id)
@@ -166,24 +175,24 @@ class Recovery:
         for sandbox, _ in found.vanished:
             # Paused between our two looks, or removed meanwhile: the record of now decides, and the engine once more.
             if self._registry.find(sandbox.id) == sandbox:
-                container = await self._driver.inspect(sandbox.container_id)
+                container = await self._driver.containers.inspect(sandbox.container_id)
                 if container is None or container.state not in _ALIVE:
-                    self._sandboxes.vanished(sandbox.id, container)
+                    self._following.on_vanished(sandbox.id, container)
         for sandbox in found.pending:
-            if self._registry.find(sandbox.id) == sandbox and not self._sandboxes.is_making(sandbox.id):
-                self._sandboxes.abandon(sandbox)
+            if self._registry.find(sandbox.id) == sandbox:
+                self._creation.abandon(sandbox)
         for sandbox in found.finish:
-            self._sandboxes.remove(sandbox)
+            self._endings.remove(sandbox)
         for container in found.unclaimed:
             if not self._provisioner.owns(container.sandbox_id) and self._registry.find(container.sandbox_id) is None:
                 self._remove_orphan(container)
-        await self._driver.remove_unused_volumes()  # by whom they were used may have ended without us
+        await self._driver.volumes.remove_unused()  # by whom they were used may have ended without us
 
     async def watch_forever(self) -> None:
         """Follow the engine's events; after a gap in them, compare. Never returns."""
         while True:
             try:
-                async with aclosing(self._driver.events()) as events:
+                async with aclosing(self._driver.containers.events()) as events:
                     async for event in events:
                         await self._handle(event)
                 log.warning("engine.events_ended")
@@ -199,13 +208,23 @@ class Recovery:
         try:
             if event.kind is EventKind.CONNECTED:
                 self.engine_answers = True
-                await self.sweep()
+                # Not here: while the engine is asked for its containers, it may be gone again, and events tell.
+                self._background.start(self._sweep_after_gap(), name="recovery.sweep_after_gap")
+            elif event.kind is EventKind.DISCONNECTED:
+                self.engine_answers = False
+                log.warning("engine.silent")
             elif event.kind in (EventKind.PAUSED, EventKind.RESUMED):
                 self._pauses.look_again(event.sandbox_id)
             else:
-                self._sandboxes.happened(event)
+                self._following.on_engine_event(event)
         except SandlotError as error:  # the next sweep sees to it; events go on
             log.warning("engine.event_failed", kind=event.kind.value, sandbox=event.sandbox_id, error=error.message)
+
+    async def _sweep_after_gap(self) -> None:
+        try:
+            await self.sweep()
+        except SandlotError as error:  # the next one sees to it
+            log.warning("recovery.sweep_failed", error=error.message)
 
     async def _is_back(self, warm: Warm) -> None:
         await self._directory.wait(warm.sandbox_id, timeout_s=ADOPT_TIMEOUT_S)
@@ -217,7 +236,7 @@ class Recovery:
     async def _remove(self, container: Container) -> None:
         try:
             await self._provisioner.remove(container.sandbox_id, container.id)
-            await self._driver.remove_unused_volumes()
+            await self._driver.volumes.remove_unused()
         except SandlotError as error:
             log.warning("recovery.remove_failed", sandbox=container.sandbox_id, error=error.message)
 

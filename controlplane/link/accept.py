@@ -1,7 +1,7 @@
-"""Where execd comes in: one directory with one Unix socket a sandbox.
+"""The sockets to which execd connects: for each sandbox one directory with one Unix socket.
 
-The directory is mounted read-only into the container, so the path is the identity: what connects here came from that
-sandbox. The kernel confirms that it is the sandbox's process 1, and not user code in it.
+The directory is mounted read-only into the container, so the path identifies the sandbox of every peer. The kernel
+confirms that the peer is process 1 of the sandbox, and not user code in it.
 """
 
 from __future__ import annotations
@@ -13,47 +13,44 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
-from websockets.asyncio.server import Server, ServerConnection, unix_serve
+from websockets.asyncio.server import ServerConnection
 
 from controlplane.errors import ConfigError, LinkLost, StartFailed
 from controlplane.link.directory import Directory
-from controlplane.link.link import CLOSE_TIMEOUT_S, Link
+from controlplane.link.link import Link
+from controlplane.link.listener import Listener
 from controlplane.link.peer import is_init_of, peer_pid
-from controlplane.link.websocket import LinkSocket
-from execd.wire.aio import MAX_CHUNK_BYTES
 from execd.wire.errors import WireError
 
 log = structlog.get_logger()
 
 SOCKET_NAME = "link.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path less its terminator, unix(7)
+# Earlier releases bind by the whole path, with ids of 16 characters: the directory must stay usable for them.
+OLD_ID_CHARS = 16
 HELLO_TIMEOUT_S = 10.0
-# A dead or stopped execd shows at its process's end; this is for one that hangs.
-KEEPALIVE_S = 30.0
-# Behind the socket's path nobody waits but one execd. Whoever else floods it blocks in connect(), not us.
-BACKLOG = 4
-# execd has one link, and for a moment perhaps a second one, when it dials again before we see the first one's end.
+# execd has one link, and for a moment a second one, if it connects again before the server sees the first one's end.
 MAX_CONNECTIONS = 2
 
 
 class _Door:
-    """One sandbox's socket."""
+    """The socket of one sandbox."""
 
     def __init__(self, container_id: str) -> None:
-        self.container_id = container_id  # who may come in
-        self.server: Server | None = None
-        self.connections = 0
+        self.container_id = container_id  # the container whose process 1 may connect
+        self.server: Listener | None = None
+        self.connections: set[object] = set()  # admitted ones
         self.refused = 0
 
 
 class Accept:
-    """Listens for the execd of every sandbox.
+    """The sockets of all sandboxes.
 
-    `verify(pid, container_id)` says whether a peer may speak for a container. `on_link` is told of every link that is
-    ready, `on_violation` of a peer that broke the protocol; both run on the event loop and must not block.
+    `verify(pid, container_id)` returns whether a peer may speak for a container. `on_link` is called with every link
+    that is ready, `on_violation` for a peer that broke the protocol. Set both before the first `listen`; both run on
+    the event loop and must not block.
     """
 
     def __init__(
@@ -61,27 +58,25 @@ class Accept:
         run_dir: Path,
         directory: Directory,
         *,
-        on_link: Callable[[Link], None] = lambda link: None,
-        on_violation: Callable[[str, str], None] = lambda sandbox_id, text: None,
         verify: Callable[[int, str], bool] = is_init_of,
     ) -> None:
         self._run_dir = run_dir
         self._root = run_dir / "sandboxes"
         self._directory = directory
-        self._on_link = on_link
-        self._on_violation = on_violation
+        self.on_link: Callable[[Link], None] = lambda link: None
+        self.on_violation: Callable[[str, str], None] = lambda sandbox_id, text: None
         self._verify = verify
         self._doors: dict[str, _Door] = {}
         self._lock = -1
 
     def prepare(self) -> None:
-        """Make the directory for all sockets, closed to everybody else, and lock it.
+        """Create the directory of all sockets, which no other user may enter, and lock it.
 
         Raises:
-            ConfigError: it cannot be made, another server uses it, or socket paths in it would be too long for the
-                kernel.
+            ConfigError: the directory cannot be created, another server uses it, or socket paths in it would be too
+                long for the kernel.
         """
-        longest = self._root / ("0" * 16) / SOCKET_NAME
+        longest = self._root / ("0" * OLD_ID_CHARS) / SOCKET_NAME
         if len(os.fsencode(longest)) > MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"[paths] run_dir: {self._run_dir} is too long for Unix sockets; choose a shorter one")
         try:
@@ -100,7 +95,7 @@ class Accept:
             raise ConfigError(f"[paths] run_dir: {self._root}: {error.strerror}") from error
 
     def socket_dir(self, sandbox_id: str) -> Path:
-        """Return the directory that is mounted into the container."""
+        """Return the directory to mount into the container."""
         return self._root / sandbox_id
 
     def known(self) -> list[str]:
@@ -108,39 +103,39 @@ class Accept:
         return [path.name for path in self._root.iterdir()]
 
     async def listen(self, sandbox_id: str, container_id: str = "") -> Path:
-        """Start listening for a sandbox, in the same directory as before a restart. Returns the directory.
+        """Listen for a sandbox, in the same directory as before a restart. Return the directory.
 
-        Nobody is let in before it is known which container that is: here, or by `expect()`.
+        The socket admits nobody until the container is known: by *container_id*, or by `expect()`.
 
         Raises:
-            StartFailed: the socket cannot be made: no space, or too many open files.
+            StartFailed: the socket cannot be created: no space, or too many open files.
         """
         directory = self.socket_dir(sandbox_id)
         path = directory / SOCKET_NAME
         door = self._doors[sandbox_id] = _Door(container_id)
         try:
             directory.mkdir(exist_ok=True)
-            directory.chmod(0o755)  # the parent is closed; the container's user, whoever that is, must get through
+            directory.chmod(0o755)  # any user of the container must get through; the parent is closed
             path.unlink(missing_ok=True)
-            door.server = await self._serve(sandbox_id, door, path)
+            door.server = self._serve(sandbox_id, door, _bind(directory))
             path.chmod(0o666)
         except OSError as error:
             raise StartFailed(f"cannot listen at {path}: {error.strerror or error}") from error
         return directory
 
     def expect(self, sandbox_id: str, container_id: str) -> None:
-        """Only this container may come in here. Call it before the container starts."""
+        """Admit only this container. Call this before the container starts."""
         self._doors[sandbox_id].container_id = container_id
 
     async def close(self, sandbox_id: str) -> None:
-        """Stop listening, close the link, remove the directory. Idempotent."""
+        """Stop listening for a sandbox, close its link, and remove the directory. Idempotent."""
         if (door := self._doors.pop(sandbox_id, None)) is not None and door.server is not None:
             door.server.close()
             await door.server.wait_closed()
         await asyncio.to_thread(shutil.rmtree, self.socket_dir(sandbox_id), ignore_errors=True)
 
     async def aclose(self) -> None:
-        """Stop listening everywhere and release the lock; directories stay for the next start."""
+        """Stop listening for all sandboxes and release the lock. The directories stay for the next start."""
         servers = [door.server for door in self._doors.values() if door.server is not None]
         self._doors.clear()
         for server in servers:
@@ -153,49 +148,30 @@ class Accept:
             os.close(self._lock)
             self._lock = -1
 
-    async def _serve(self, sandbox_id: str, door: _Door, path: Path) -> Server:
-        def connect(*arguments: Any, **options: Any) -> ServerConnection:
-            return _GuardedSocket(
-                *arguments, admit=lambda transport: self._admit(sandbox_id, door, transport), **options
-            )
-
-        async def handle(websocket: ServerConnection) -> None:
-            await self._run(sandbox_id, websocket)
-
-        return await unix_serve(
-            handle,
-            str(path),
-            create_connection=connect,
-            compression=None,
-            max_size=MAX_CHUNK_BYTES,
-            ping_interval=KEEPALIVE_S,
-            ping_timeout=KEEPALIVE_S,
-            open_timeout=HELLO_TIMEOUT_S,
-            close_timeout=CLOSE_TIMEOUT_S,
-            backlog=BACKLOG,
-            server_header=None,
+    def _serve(self, sandbox_id: str, door: _Door, listening: socket.socket) -> Listener:
+        return Listener(
+            listening,
+            admit=lambda connection: self._admit(sandbox_id, door, connection),
+            handle=lambda websocket: self._run(sandbox_id, websocket),
+            open_timeout_s=HELLO_TIMEOUT_S,
         )
 
-    def _admit(self, sandbox_id: str, door: _Door, transport: asyncio.BaseTransport) -> Callable[[], None] | None:
-        """Decide about a peer that has just connected; return what to call when it is gone, or None to refuse it."""
-        connection: socket.socket = transport.get_extra_info("socket")
+    def _admit(self, sandbox_id: str, door: _Door, connection: socket.socket) -> Callable[[], None] | None:
+        """Admit a new peer, and return the function to call after its end; or return None to refuse the peer."""
         pid = peer_pid(connection)
         reason = ""
         if not door.container_id or not self._verify(pid, door.container_id):
             reason = "not process 1 of the container"
-        elif door.connections >= MAX_CONNECTIONS:
+        elif len(door.connections) >= MAX_CONNECTIONS:
             reason = "it has its link"
         if reason:
             door.refused += 1
-            if door.refused == 1:  # user code can knock as often as it likes, and must not fill our log with it
+            if door.refused == 1:  # user code can connect without end, and must not fill the log
                 log.warning("link.refused", sandbox=sandbox_id, pid=pid, reason=reason)
             return None
-        door.connections += 1
-
-        def gone() -> None:
-            door.connections -= 1
-
-        return gone
+        admitted = object()
+        door.connections.add(admitted)
+        return lambda: door.connections.discard(admitted)
 
     async def _run(self, sandbox_id: str, websocket: ServerConnection) -> None:
         link = Link(sandbox_id, websocket)
@@ -204,7 +180,7 @@ class Accept:
             await link.run()
         except WireError as error:
             log.warning("link.violation", sandbox=sandbox_id, error=str(error))
-            self._on_violation(sandbox_id, str(error))
+            self.on_violation(sandbox_id, str(error))
         finally:
             announcing.cancel()
             self._directory.remove(link)
@@ -218,31 +194,21 @@ class Accept:
             await link.aclose()
             return
         except LinkLost:
-            return  # said by whoever runs the link
+            return  # the code that runs the link logs this
         log.debug("link.ready", sandbox=link.sandbox_id, version=hello.version, generation=hello.generation)
         self._directory.put(link)
-        self._on_link(link)
+        self.on_link(link)
 
 
-class _GuardedSocket(LinkSocket):
-    """Refuses strangers before they have said a word: a connection that waits costs a file descriptor of ours."""
-
-    def __init__(
-        self, *arguments: Any, admit: Callable[[asyncio.BaseTransport], Callable[[], None] | None], **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
-        self._admit = admit
-        self._gone: Callable[[], None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
-        super().connection_made(transport)
-        self._gone = self._admit(transport)
-        if self._gone is None:
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio, once."""
-        super().connection_lost(exc)
-        if self._gone is not None:
-            self._gone()
+def _bind(directory: Path) -> socket.socket:
+    """Return a Unix socket bound in a directory, whose path may be of any length. Raises OSError."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(f"/proc/self/fd/{descriptor}/{SOCKET_NAME}")
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return listener

@@ -1,4 +1,4 @@
-"""Which sandboxes have a live link, and who waits for one."""
+"""The live links of all sandboxes, and the tasks that wait for one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controlplane.link.link import Link
 
 
 class DirectoryStatistics(msgspec.Struct, frozen=True):
-    """A snapshot of all links."""
+    """The totals over all links at a moment."""
 
     links: int
     streams: int
@@ -22,7 +22,7 @@ class DirectoryStatistics(msgspec.Struct, frozen=True):
 
 
 class Arrival:
-    """Waits for a sandbox's link from the moment the `with` block is entered: nothing is missed before `wait()`."""
+    """A wait for a sandbox's link that begins with the `with` block: `wait()` misses no link of that time."""
 
     def __init__(self, directory: Directory, sandbox_id: str) -> None:
         self._directory = directory
@@ -37,7 +37,7 @@ class Arrival:
         self._directory._withdraw(self._sandbox_id, self._link)
 
     async def wait(self, *, timeout_s: float) -> Link:
-        """Return the link. Cancelling is safe. Errors as in `Directory.wait`."""
+        """Return the link. Cancellation is safe. Raises what `Directory.wait` raises."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._link
@@ -48,29 +48,29 @@ class Arrival:
 
 
 class Directory:
-    """Live links by sandbox id. `accept.py` puts them in; whoever has a request takes them out."""
+    """The live links by sandbox id. `accept.py` adds them, and `relay.py` looks them up."""
 
     def __init__(self) -> None:
         self._links: dict[str, Link] = {}
         self._waiters: dict[str, list[asyncio.Future[Link]]] = {}
-        self._bytes_in = 0  # of links that are gone
+        self._bytes_in = 0  # of closed links
         self._bytes_out = 0
 
     def put(self, link: Link) -> None:
-        """A link is ready: execd has said hello."""
+        """Add a link that is ready: execd has said hello."""
         self._links[link.sandbox_id] = link
         for waiter in self._waiters.pop(link.sandbox_id, []):
             if not waiter.done():
                 waiter.set_result(link)
 
     def fail(self, sandbox_id: str, error: SandlotError) -> None:
-        """No link will come: whoever waits for it gets the error."""
+        """Fail every wait for the link of a sandbox with *error*, because no link will come."""
         for waiter in self._waiters.pop(sandbox_id, []):
             if not waiter.done():
                 waiter.set_exception(error)
 
     def remove(self, link: Link) -> None:
-        """A link is gone. A newer one of the same sandbox stays."""
+        """Remove a closed link. A newer link of the same sandbox stays."""
         if self._links.get(link.sandbox_id) is link:
             del self._links[link.sandbox_id]
         statistics = link.statistics()
@@ -78,25 +78,25 @@ class Directory:
         self._bytes_out += statistics.bytes_out
 
     def get(self, sandbox_id: str) -> Link | None:
-        """Return the live link of a sandbox, if there is one now."""
+        """Return the live link of a sandbox, or None."""
         return self._links.get(sandbox_id)
 
     def expect(self, sandbox_id: str) -> Arrival:
-        """Return what waits for the link of a sandbox, for a `with` block."""
+        """Return a wait for the link of a sandbox, for a `with` block."""
         return Arrival(self, sandbox_id)
 
     async def wait(self, sandbox_id: str, *, timeout_s: float) -> Link:
-        """Return the link of a sandbox, waiting for it. Cancelling is safe.
+        """Wait for the link of a sandbox, and return it. Cancellation is safe.
 
         Raises:
-            LinkLost: none came in time.
-            SandlotError: what `fail()` was told, for example StartFailed.
+            LinkLost: no link came in time.
+            SandlotError: the error that `fail()` was called with, for example StartFailed.
         """
         with self.expect(sandbox_id) as arrival:
             return await arrival.wait(timeout_s=timeout_s)
 
     def statistics(self) -> DirectoryStatistics:
-        """Return totals over all links, past ones included in the bytes."""
+        """Return the totals over all links. The bytes include those of closed links."""
         rows = [link.statistics() for link in self._links.values()]
         return DirectoryStatistics(
             links=len(rows),
@@ -122,4 +122,4 @@ class Directory:
             if not waiters:
                 del self._waiters[sandbox_id]
         if not waiter.cancel() and not waiter.cancelled():
-            waiter.exception()  # looked at, although nobody may have waited for it
+            waiter.exception()  # marks the error as retrieved: perhaps nobody waits for it

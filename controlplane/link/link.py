@@ -1,4 +1,4 @@
-"""A link: one WebSocket to one execd, whoever dialled. The control plane's shell around the multiplexer."""
+"""A link: one WebSocket to one execd, around the multiplexer of `execd.wire`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,34 @@ import msgspec
 from websockets.asyncio.connection import Connection as WebSocket
 from websockets.exceptions import ConnectionClosed
 
-from controlplane.link.stream import Stream, T, translate
+from controlplane.errors import AgentError, LinkLost
+from controlplane.link.stream import RecordedStream, Stream, T, translate
 from controlplane.link.websocket import breach_of
 from execd.wire.aio import Data, Endpoint
 from execd.wire.connection import Connection, Role
 from execd.wire.errors import RemoteProtocolError, WireError
-from execd.wire.messages import GENERATION, Hello, ProcessOutput, ProcessState, Request
+from execd.wire.messages import (
+    GENERATION,
+    RECORDS_SINCE,
+    Hello,
+    ProcessOutput,
+    ProcessState,
+    Request,
+    RunEnd,
+    RunFind,
+    RunRecord,
+    RunResume,
+)
 
 CLOSE_TIMEOUT_S = 2.0
+# execd keeps half of this of a process's output; a hijacked execd may send without end.
+MAX_OUTPUT_BYTES = 4 << 20
 
 _HELLO = Hello(generation=GENERATION, version=version("sandlot"))
 
 
 class LinkStatistics(msgspec.Struct, frozen=True):
-    """A snapshot of one link."""
+    """The totals of one link at a moment."""
 
     streams: int
     bytes_in: int
@@ -30,7 +44,7 @@ class LinkStatistics(msgspec.Struct, frozen=True):
 
 
 class Link:
-    """Requests to one execd. Made by `accept.py`; found through `directory.py`."""
+    """The link to one execd. `accept.py` creates it; `directory.py` finds it."""
 
     def __init__(self, sandbox_id: str, websocket: WebSocket) -> None:
         self.sandbox_id = sandbox_id
@@ -38,22 +52,22 @@ class Link:
         self._endpoint = Endpoint(Connection(Role.CONTROL_PLANE, _HELLO))
 
     async def run(self) -> None:
-        """Carry bytes until the peer is gone; returns quietly then.
+        """Carry bytes until the peer is gone, then return.
 
         Raises:
-            RemoteProtocolError: execd broke the rules. The caller fails that sandbox, and nothing else.
+            RemoteProtocolError: execd broke the protocol. The caller must fail that sandbox, and nothing else.
         """
         try:
             await self._endpoint.run(self._websocket)
         except RemoteProtocolError:
-            self._websocket.transport.abort()  # a goodbye would give a flood ten seconds more
+            self._websocket.transport.abort()  # a closing handshake would give a flood ten seconds more
             raise
         except ConnectionClosed as error:
             if (breach := breach_of(error)) is not None:
                 raise breach from error
 
     async def wait_hello(self) -> Hello:
-        """Return execd's hello, the readiness signal. Cancelling is safe.
+        """Return execd's hello, the readiness signal. Cancellation is safe.
 
         Raises:
             LinkLost: the link was lost before.
@@ -64,46 +78,59 @@ class Link:
             raise translate(error) from error
 
     async def open(self, request: Request) -> Stream:
-        """Open a stream with a request.
-
-        Cancelled, it leaves no stream behind.
+        """Open a stream with a request. A cancelled call leaves no stream behind.
 
         Raises:
             LinkLost: the link is gone.
             CapacityExhausted: too many streams are open.
             InvalidRequest: the request is larger than any message may be.
+            AgentError: the agent is of an earlier release, which does not know this request.
         """
+        is_read = isinstance(request, RunRecord | RunResume)
+        if is_read or isinstance(request, RunFind | RunEnd):
+            self._check_records()
         try:
-            return Stream(await self._endpoint.open(request))
+            stream = await self._endpoint.open(request)
+            return RecordedStream(stream) if is_read else Stream(stream)
         except WireError as error:
             raise translate(error) from error
 
     async def call(self, request: Request, kind: type[T]) -> T:
-        """Open a stream, return its single reply. Errors as in `Stream.receive`."""
+        """Open a stream, and return its single reply. Raises what `open` and `Stream.receive` raise."""
         async with await self.open(request) as stream:
-            stream.end()  # said now, it travels with the request
+            stream.end()  # the end travels with the request
             return await stream.expect_only(kind)
 
+    def _check_records(self) -> None:
+        if self._endpoint.connection.generation < RECORDS_SINCE:
+            text = "the agent of this sandbox is of an earlier release, which records no runs"
+            cure = "create a new sandbox, or leave out Sandlot-Keep (keep_s)"
+            raise AgentError(f"{text}: {cure}", code="request.unsupported")
+
     def statistics(self) -> LinkStatistics:
-        """What went over this link so far."""
+        """Return the totals of this link so far."""
         return LinkStatistics(self._endpoint.stream_count, self._endpoint.bytes_in, self._endpoint.bytes_out)
 
     async def aclose(self) -> None:
-        """Close the link. Streams end with LinkLost; execd will dial again if it lives."""
+        """Close the link. Its streams end with LinkLost; a live execd connects again."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._websocket.close()
-        except TimeoutError:  # a peer that does not read does not hear a goodbye
+        except TimeoutError:  # the peer does not read
             self._websocket.transport.abort()
 
 
 async def read_output(link: Link, process_id: str) -> bytes:
-    """Return what is kept of a process's output, at most execd's bound for it. Errors as in `Stream.receive`."""
+    """Return the kept output of a process as text, at most MAX_OUTPUT_BYTES of it.
+
+    Raises what `Stream.receive` raises, and LinkLost if execd sends anything else.
+    """
     output = bytearray()
-    async with await link.open(ProcessOutput(id=process_id)) as stream:
+    async with await link.open(ProcessOutput(id=process_id, as_text=True)) as stream:
         stream.end()
         await stream.expect(ProcessState)
-        while (piece := await stream.receive()) is not None:
-            if isinstance(piece, Data):
-                output += piece.data
-    return bytes(output)
+        while len(output) < MAX_OUTPUT_BYTES and (piece := await stream.receive()) is not None:
+            if not isinstance(piece, Data):
+                raise LinkLost(f"execd answered with {type(piece).__name__} where output was due")
+            output += piece.data
+    return bytes(output[:MAX_OUTPUT_BYTES])

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket: the kernel's word, not the peer's."""
+"""The peer of a Unix socket, as the kernel identifies it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7), SO_P
 
 
 def peer_pid(connection: socket.socket) -> int:
-    """Return the process id that connected, in our own pid namespace; 0 when it cannot be seen from here."""
+    """Return the id of the process that connected, in the server's pid namespace; 0 if it has none there."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:
@@ -20,16 +20,16 @@ def peer_pid(connection: socket.socket) -> int:
 
 
 def is_init_of(pid: int, container_id: str, proc: Path = Path("/proc")) -> bool:
-    """Whether *pid* is process 1 of that container.
+    """Return whether *pid* is process 1 of that container.
 
-    Any process in a sandbox can reach the socket; only execd is process 1 there, so user code cannot speak for it.
+    Any process in a sandbox can reach the socket. Only execd is process 1 there, so user code cannot pose as execd.
     """
     if pid <= 0 or not container_id:
         return False
     try:
         status = _status(proc, pid)
-        # In a namespace that user code has made inside, some process is number 1 as well; but the parent of that one
-        # is in the container, and execd's is the engine.
+        # In a namespace that user code has created inside, another process is number 1 as well; but the parent of
+        # that process is in the container, while execd's parent is the engine.
         return (
             status.get("NSpid", ["0"])[-1] == "1"
             and len(status["NSpid"]) > 1

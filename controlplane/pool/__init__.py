@@ -1,0 +1,1 @@
+"""Warm containers: their number, their start, and their distribution."""

@@ -1,4 +1,4 @@
-"""What the pool should do now: a pure function of what it has and what is asked of it."""
+"""The pool's next steps, as a pure function of its stock and the demand."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 import msgspec
 
-from controlplane.sandbox import Limits, Volume
+from controlplane.sandbox import Limits, Network, Volume
 
-# How far demand may raise a target above its configured size: twice as many, so that an idle server does not keep
-# what one burst asked for.
+# Demand may raise a target to twice its configured size, so that an idle server does not keep the containers of one
+# burst.
 MAX_BOOST = 2
 
 
 class Template(msgspec.Struct, frozen=True):
-    """What warm containers have in common: everything that cannot be bound when one is claimed."""
+    """The common properties of warm containers: everything that a claim cannot change."""
 
     image: str
-    network: bool
+    network: Network
     limits: Limits
     runtime: str = ""
     hardened: bool = False
@@ -27,16 +27,16 @@ class Template(msgspec.Struct, frozen=True):
 
 
 class Stock(msgspec.Struct, frozen=True):
-    """What the pool has of one template, and what is asked of it."""
+    """The pool's containers of one template, and the demand for them."""
 
     target: int = 0  # configured size
     warm: tuple[str, ...] = ()  # sandbox ids, oldest first
     starting: int = 0
-    adopting: int = 0  # of an earlier run; their agents should connect within a second, or they are given up
-    waiting: int = 0  # claims that found nothing
+    adopting: int = 0  # containers of an earlier run, whose agents should connect within a second
+    waiting: int = 0  # claims that wait for a container
     recent: int = 0  # claims within the demand window
-    blocked: bool = False  # starts failed lately: wait before the next try
-    turn: int = 0  # number of its last start; the lower one has waited longer for its turn
+    blocked: bool = False  # a start failed lately: wait before the next try
+    turn: int = 0  # number of its last start; a template with a lower one has waited longer
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Discard(msgspec.Struct, frozen=True):
-    """Remove a warm container that is one too many."""
+    """Remove a surplus warm container."""
 
     sandbox_id: str
 
@@ -55,11 +55,11 @@ Action = Start | Discard
 
 
 def plan(stocks: Mapping[Template, Stock], *, max_starting: int) -> list[Action]:
-    """Decide what to start and what to discard.
+    """Return the containers to start and to discard.
 
-    Claims that wait come first, taken round the templates, so that one busy template starves no other; then the
-    templates are filled up, the emptiest (by share of its target) first. At most *max_starting* containers start at
-    once, over all templates. Nothing is discarded while a claim waits: that would only keep the engine busy.
+    Waiting claims come first, in turn for each template, so that one busy template starves no other; then the templates
+    are filled, the emptiest (by share of its target) first. At most *max_starting* containers start at once, over all
+    templates. Nothing is discarded while a claim waits, because that would keep the engine busy.
     """
     actions: list[Action] = []
     if not any(stock.waiting for stock in stocks.values()):
@@ -77,7 +77,7 @@ def plan(stocks: Mapping[Template, Stock], *, max_starting: int) -> list[Action]
 
 def _neediest(stocks: Mapping[Template, Stock], have: Mapping[Template, int]) -> Template | None:
     """Return the template that gets the next start."""
-    # What is being adopted may never come: no claim waits for it.
+    # An adoption may fail, so no claim waits for one.
     waiting = [template for template, stock in stocks.items() if have[template] < stock.waiting]
     if waiting:
         return min(waiting, key=lambda template: (have[template], stocks[template].turn))
@@ -93,5 +93,5 @@ def _neediest(stocks: Mapping[Template, Stock], have: Mapping[Template, int]) ->
 
 
 def _desired(stock: Stock) -> int:
-    """How many to keep warm: the configured size, and more while claims come faster than that."""
+    """Return the number of containers to keep warm: the configured size, or more if claims come faster."""
     return max(stock.target, min(stock.recent, stock.target * MAX_BOOST))

@@ -1,10 +1,9 @@
-"""The warm inventory: hands out warm containers, and keeps itself filled as `plan.py` decides."""
+"""The stock of warm containers, which `plan.py` keeps filled."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -12,98 +11,41 @@ import msgspec
 import structlog
 
 from controlplane.errors import CapacityExhausted, RuntimeFailure, SandlotError
-from controlplane.pool.plan import Discard, Stock, Template, plan
+from controlplane.pool.plan import Discard, Template, plan
+from controlplane.pool.shelf import Shelf, Warm
 from controlplane.tasks import Background
 
 log = structlog.get_logger()
 
-DEMAND_WINDOW_S = 10.0
-FIRST_RETRY_S = 0.5
-LAST_RETRY_S = 30.0
-# A start takes both cores of a small machine for a moment: not the one in which the first requests after a claim come.
-# A claim that finds nothing does not wait for this.
-REFILL_DELAY_S = 0.3
-# An engine that hangs must not keep the server from stopping; the next start removes what is left.
+# An engine that hangs must not block the server's stop; the next start removes the remaining containers.
 CLOSE_TIMEOUT_S = 20.0
 
 
-class Warm(msgspec.Struct, frozen=True):
-    """A container with a link that belongs to nobody yet."""
-
-    sandbox_id: str
-    container_id: str
-    template: Template
-
-
 class PoolStatistics(msgspec.Struct, frozen=True):
-    """A snapshot of the pool, over all templates."""
+    """The totals of the pool over all templates at a moment."""
 
     target: int
     warm: int
-    prepared: int  # of the warm ones
+    prepared: int  # warm containers whose languages are ready
     starting: int
     waiting: int
-    claims: int  # ever
-    hits: int  # claims that found a warm one
+    claims: int  # since the start
+    hits: int  # claims that found a warm container
     failures: int  # starts that failed
-
-
-class _Shelf:
-    """What the pool keeps for one template. Nothing is warm while a claim waits."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.warm: deque[Warm] = deque()
-        self.starting = 0
-        self.adopting: dict[str, Warm] = {}
-        self.waiters: deque[asyncio.Future[Warm]] = deque()
-        self.claims: deque[float] = deque()
-        self.turn = 0
-        self.failures_in_a_row = 0
-        self.retry_at = 0.0
-        self.refill_at = 0.0
-
-    def claimed(self, now: float) -> None:
-        """A claim has come. Those that follow soon do not put the refill off any further."""
-        self.claims.append(now)
-        if now >= self.refill_at:
-            self.refill_at = now + REFILL_DELAY_S
-
-    @property
-    def not_before(self) -> float:
-        """When the shelf may be filled up (again)."""
-        return max(self.retry_at, self.refill_at)
-
-    def stock(self, now: float) -> Stock:
-        while self.claims and self.claims[0] <= now - DEMAND_WINDOW_S:
-            self.claims.popleft()
-        return Stock(
-            target=self.target,
-            warm=tuple(warm.sandbox_id for warm in self.warm),
-            starting=self.starting,
-            adopting=len(self.adopting),
-            waiting=len(self.waiters),
-            recent=len(self.claims),
-            blocked=now < self.not_before,
-            turn=self.turn,
-        )
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.target or self.warm or self.starting or self.adopting or self.waiters)
 
 
 class Pool:
     """Warm containers by template.
 
-    A template without a configured size is served too: its containers are started when they are asked for. So cold and
-    warm are one road, and one bound on concurrent starts holds for both.
+    A template without a configured size is served too: a claim starts its container. So cold and warm claims take the
+    same path, and one bound on concurrent starts applies to both.
 
-    `provision` makes a container or leaves nothing behind; `discard` removes one. `is_alive` says whether a container
-    still has its link. `prepare` does the work that makes a first run quick; it costs CPU, so it is done for one
-    container after the other, and only while none is being started or waited for.
+    `provision` makes a container or leaves nothing behind; `discard` removes one. `is_alive` returns whether a
+    container still has its link. `prepare` does the work that makes a first run quick. The work costs CPU, so one
+    container is prepared at a time, and only while none is being started or waited for. While `clients_wait` for a
+    language in their sandbox, one container starts at a time.
 
-    The mutable state is `_shelves`, and which of the warm ones are prepared; what changes it ends in `_act()`.
+    The mutable state is `_shelves` and `_prepared`; every method that changes it calls `_act()` at its end.
     """
 
     def __init__(
@@ -116,39 +58,68 @@ class Pool:
         is_alive: Callable[[Warm], bool],
         background: Background,
         max_starting: int,
+        clients_wait: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._shelves = {template: _Shelf(target) for template, target in targets.items()}
+        self._shelves = {template: Shelf(target) for template, target in targets.items()}
         self._provision = provision
         self._discard = discard
         self._prepare = prepare
-        self._prepared: set[str] = set()  # of what is warm
+        self._prepared: set[str] = set()  # ids of warm containers
         self._preparing = False
         self._is_alive = is_alive
         self._background = background
         self._max_starting = max_starting
+        self._clients_wait = clients_wait
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._full = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._was_full = False
+        self.changed = asyncio.Event()  # set when a container is warm or a start failed; a waiting task clears it first
         self._closed = False
-        self._starts: set[asyncio.Task[None]] = set()  # and adoptions
+        self._starts: set[asyncio.Task[None]] = set()  # starts and adoptions
         self._discards: set[asyncio.Task[None]] = set()
         self._turns = 0
         self._claims = self._hits = self._failures = 0
 
     def open(self) -> None:
-        """Begin to fill the pool."""
+        """Start to fill the pool."""
         self._act()
 
     async def take(self, template: Template, *, timeout_s: float) -> Warm:
-        """Take a warm container, or wait for one that is started for this claim.
+        """Return a warm container, or one that is started for this claim.
 
-        What is returned has its link. Cancelling is safe: a container that comes too late goes back to the pool.
+        The container has its link. Cancellation is safe: a container that comes too late goes back to the pool.
 
         Raises:
-            CapacityExhausted: none became ready in time, or the pool is closed.
-            RuntimeFailure, LinkLost: those that were started for this claim failed.
+            CapacityExhausted: no container became ready in time, or the pool is closed.
+            RuntimeFailure, LinkLost: the containers that were started for this claim failed.
         """
+        if (found := self._take_warm(template)) is not None:
+            return found
+        try:
+            async with asyncio.timeout(timeout_s):
+                warm = await self._wait(template)
+                while not self._is_alive(warm):  # it died on its way
+                    self._throw_away(warm)
+                    warm = await self._wait(template, first=True)
+                return warm
+        except TimeoutError:
+            raise CapacityExhausted(f"no container of {template.image} became ready within {timeout_s:g} s") from None
+
+    def take_warm(self, template: Template, *, name: str) -> Warm:
+        """Return a warm container of the pool of that name, or refuse at once.
+
+        Raises:
+            CapacityExhausted: the pool has no warm container.
+        """
+        if (found := self._take_warm(template)) is not None:
+            return found
+        self._act()  # the demand still counts
+        raise CapacityExhausted(f"the pool {name} is exhausted: none of its containers is warm now; try again")
+
+    def _take_warm(self, template: Template) -> Warm | None:
         self._claims += 1
         shelf = self._shelf(template)
         shelf.claimed(self._clock())
@@ -160,23 +131,25 @@ class Pool:
                 self._act()
                 return warm
             self._throw_away(warm)
-        try:
-            async with asyncio.timeout(timeout_s):
-                warm = await self._wait(template)
-                while not self._is_alive(warm):  # it died on its way to us
-                    self._throw_away(warm)
-                    warm = await self._wait(template, first=True)
-                return warm
-        except TimeoutError:
-            raise CapacityExhausted(f"no container of {template.image} became ready within {timeout_s:g} s") from None
+        return None
+
+    def keeps(self, template: Template) -> bool:
+        """Return whether the pool keeps containers of a template warm."""
+        shelf = self._shelves.get(template)
+        return shelf is not None and shelf.target > 0
+
+    def give_back(self, warm: Warm) -> None:
+        """Take back a claimed container that is unchanged."""
+        self._shelve(warm)
+        self._act()
 
     def adopt(self, warm: Warm, ready: Callable[[Warm], Awaitable[object]]) -> None:
-        """Take over a warm container of an earlier run, when *ready* has returned. If it raises, it is removed."""
+        """Take over a warm container of an earlier run after *ready* returns; remove it if *ready* raises."""
         self._shelf(warm.template).adopting[warm.sandbox_id] = warm
         self._run(self._starts, self._adopt(warm, ready), name="pool.adopt")
 
     def lost(self, sandbox_id: str) -> bool:
-        """A container died; return whether it was one of ours (it is removed and replaced then)."""
+        """Remove and replace a container that has died. Return whether it was one of the pool's."""
         if (warm := self._pull(sandbox_id)) is None:
             return False
         self._throw_away(warm)
@@ -184,7 +157,7 @@ class Pool:
         return True
 
     def warm_ids(self) -> frozenset[str]:
-        """Return the sandbox ids of the containers that are warm now."""
+        """Return the sandbox ids of the warm containers."""
         return frozenset(warm.sandbox_id for shelf in self._shelves.values() for warm in shelf.warm)
 
     @property
@@ -193,14 +166,49 @@ class Pool:
         return self._full.is_set()
 
     async def wait_full(self) -> None:
-        """Return when every template has its configured number of warm containers."""
+        """Wait until every template has its configured number of warm containers."""
         await self._full.wait()
 
-    async def aclose(self) -> None:
-        """Stop starting containers, and remove what is warm: nobody would end it before the next start.
+    async def wait_quiet(self) -> None:
+        """Wait until no container is being started or waited for."""
+        await self._quiet.wait()
 
-        Returns when all is removed, or the engine has not done it within CLOSE_TIMEOUT_S. Claims that wait end with
-        CapacityExhausted.
+    def why_not_ready(self) -> str:
+        """Return why the pool is not ready; "" if it is.
+
+        The pool becomes ready when it is full, and stays ready until the starts of a template fail: an empty shelf that
+        is being refilled belongs to a busy pool, not to a broken one.
+        """
+        if trouble := self.trouble():
+            return trouble
+        if not self._was_full:
+            counts = self.statistics()
+            return f"the warm pool is being filled, {counts.warm} of {counts.target} containers are warm"
+        return ""
+
+    def trouble(self) -> str:
+        """Return the images without a warm container because starts fail, with the reasons; "" if there are none."""
+        return "; ".join(
+            f"no warm container of {template.image}: {shelf.trouble}"
+            for template, shelf in self._shelves.items()
+            if shelf.target and not shelf.warm and shelf.failures_in_a_row
+        )
+
+    def renew(self, is_old: Callable[[str], bool]) -> None:
+        """Replace the warm containers of every image that *is_old*: its name stands for another image now."""
+        for template, shelf in self._shelves.items():
+            if is_old(template.image):
+                shelf.edition += 1
+                for warm in (*shelf.warm, *shelf.adopting.values()):
+                    self._throw_away(warm)
+                shelf.warm.clear()
+                shelf.adopting.clear()
+        self._act()
+
+    async def aclose(self) -> None:
+        """Stop starting containers, and remove the warm ones, which would outlive the server.
+
+        Wait for the removals, at most CLOSE_TIMEOUT_S. Waiting claims end with CapacityExhausted.
         """
         self._closed = True
         if self._timer is not None:
@@ -222,7 +230,7 @@ class Pool:
             log.warning("pool.close_timeout", left=len(self._starts | self._discards))
 
     def statistics(self) -> PoolStatistics:
-        """Return totals over all templates."""
+        """Return the totals over all templates."""
         shelves = self._shelves.values()
         return PoolStatistics(
             target=sum(shelf.target for shelf in shelves),
@@ -237,8 +245,8 @@ class Pool:
 
     # -- inside
 
-    def _shelf(self, template: Template) -> _Shelf:
-        return self._shelves.setdefault(template, _Shelf(0))
+    def _shelf(self, template: Template) -> Shelf:
+        return self._shelves.setdefault(template, Shelf(0))
 
     def _run(self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None], *, name: str) -> None:
         task = self._background.start(work, name=name)
@@ -246,14 +254,16 @@ class Pool:
         task.add_done_callback(tasks.discard)
 
     def _act(self) -> None:
-        """Carry out what the plan says now."""
+        """Carry out the present plan."""
         if self._closed:
             return
         now = self._clock()
         for template in [template for template, shelf in self._shelves.items() if shelf.is_empty]:
             del self._shelves[template]
         stocks = {template: shelf.stock(now) for template, shelf in self._shelves.items()}
-        for action in plan(stocks, max_starting=self._max_starting):
+        # A client that waits for the first result in its sandbox asked before those that wait for a sandbox.
+        max_starting = 1 if self._clients_wait() else self._max_starting
+        for action in plan(stocks, max_starting=max_starting):
             if isinstance(action, Discard):
                 if (warm := self._pull(action.sandbox_id)) is not None:
                     self._throw_away(warm)
@@ -265,15 +275,21 @@ class Pool:
                 self._run(self._starts, self._start(action.template, shelf), name="pool.start")
         if all(len(shelf.warm) >= shelf.target for shelf in self._shelves.values()):
             self._full.set()
+            self._was_full = True
         else:
             self._full.clear()
+        if any(shelf.starting or shelf.waiters for shelf in self._shelves.values()):
+            self._quiet.clear()
+        else:
+            self._quiet.set()
+        self.changed.set()
         self._prepare_next()
         self._wake_later(now)
 
     def _prepare_next(self) -> None:
-        """Have the next warm container made ready, if nothing more urgent goes on."""
+        """Prepare the next warm container, if nothing is more urgent."""
         self._prepared &= self.warm_ids()
-        if self._preparing or any(shelf.starting or shelf.waiters for shelf in self._shelves.values()):
+        if self._preparing or not self._quiet.is_set():
             return
         for shelf in self._shelves.values():
             for warm in shelf.warm:
@@ -285,7 +301,7 @@ class Pool:
     async def _make_ready(self, warm: Warm) -> None:
         try:
             await self._prepare(warm)
-        except SandlotError as error:  # it is warm all the same
+        except SandlotError as error:  # the container is still warm
             log.info("pool.prepare_failed", sandbox=warm.sandbox_id, error=error.message, code=error.code)
         finally:
             self._preparing = False
@@ -293,7 +309,7 @@ class Pool:
         self._act()
 
     async def _wait(self, template: Template, *, first: bool = False) -> Warm:
-        """Stand in the queue, or at its head, until there is a container or an error."""
+        """Wait in the queue, or at its head, for a container or an error."""
         if self._closed:
             raise CapacityExhausted("the server is stopping")
         shelf = self._shelf(template)
@@ -314,7 +330,8 @@ class Pool:
             raise
         return waiter.result()
 
-    async def _start(self, template: Template, shelf: _Shelf) -> None:
+    async def _start(self, template: Template, shelf: Shelf) -> None:
+        edition = shelf.edition
         try:
             warm = await self._provision(template)
         except SandlotError as error:
@@ -326,19 +343,20 @@ class Pool:
             self._failed(template, shelf, RuntimeFailure(f"the container could not be started: {error!r}"))
         else:
             shelf.starting -= 1
-            shelf.failures_in_a_row, shelf.retry_at = 0, 0.0
-            self._shelve(warm)
+            shelf.succeeded()
+            if edition == shelf.edition:
+                self._shelve(warm)
+            else:
+                self._throw_away(warm)
         self._act()
 
-    def _failed(self, template: Template, shelf: _Shelf, error: SandlotError) -> None:
+    def _failed(self, template: Template, shelf: Shelf, error: SandlotError) -> None:
         self._failures += 1
         now = self._clock()
-        if now >= shelf.retry_at:  # starts that ran side by side failed for one reason: that counts once
-            shelf.failures_in_a_row += 1
-            shelf.retry_at = now + min(FIRST_RETRY_S * 2 ** (shelf.failures_in_a_row - 1), LAST_RETRY_S)
-        if len(shelf.waiters) > shelf.starting:  # a claim for which nothing else is coming
+        is_first = shelf.failed(now, error.public)
+        if len(shelf.waiters) > shelf.starting:  # a claim that no other start serves
             shelf.waiters.popleft().set_exception(error)
-        elif not self._closed:
+        elif is_first and not self._closed:
             log.warning(
                 "pool.start_failed",
                 image=template.image,
@@ -356,7 +374,7 @@ class Pool:
         except SandlotError as error:
             log.info("pool.adopt_failed", sandbox=warm.sandbox_id, error=error.message)
         finally:
-            if shelf.adopting.pop(warm.sandbox_id, None) is not None:  # else `aclose()` has taken it
+            if shelf.adopting.pop(warm.sandbox_id, None) is not None:  # otherwise `aclose()` has taken it
                 if is_ready:
                     self._shelve(warm)
                 else:
@@ -364,7 +382,7 @@ class Pool:
                 self._act()
 
     def _shelve(self, warm: Warm) -> None:
-        """Give a warm container to the claim that waits longest, or keep it."""
+        """Give a warm container to the claim that has waited longest, or keep the container."""
         shelf = self._shelf(warm.template)
         if self._closed:
             self._throw_away(warm)
@@ -374,7 +392,7 @@ class Pool:
             shelf.warm.append(warm)
 
     def _pull(self, sandbox_id: str) -> Warm | None:
-        """Take a certain warm container off its shelf."""
+        """Take the given warm container off its shelf."""
         for shelf in self._shelves.values():
             for warm in shelf.warm:
                 if warm.sandbox_id == sandbox_id:
@@ -388,14 +406,12 @@ class Pool:
     async def _remove(self, warm: Warm) -> None:
         try:
             await self._discard(warm)
-        except SandlotError as error:  # the sweep finds it
+        except SandlotError as error:  # the sweep will remove it
             log.warning("pool.discard_failed", sandbox=warm.sandbox_id, error=error.message)
 
     def _wake_later(self, now: float) -> None:
-        """Look again when a failed template may be tried again, or the demand of the last seconds is forgotten."""
-        shelves = [shelf for shelf in self._shelves.values() if shelf.target]
-        moments = [moment for shelf in shelves if (moment := shelf.not_before) > now]
-        moments += [shelf.claims[0] + DEMAND_WINDOW_S for shelf in shelves if shelf.claims]
+        """Call `_act` when a failed template may be tried again, or the demand of the last seconds has expired."""
+        moments = [moment for shelf in self._shelves.values() if shelf.target for moment in shelf.changes_after(now)]
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,6 +1,7 @@
-"""The narrow interface to whatever runs containers. Values in, values out; policy is above it, once.
+"""The interface to whatever runs containers. Values in, values out; policy is above it, once.
 
-Every driver passes `tests/contract/driver.py`. Errors are `RuntimeFailure` and its subclasses, nothing else.
+A `Driver` has three parts: `Containers`, `Images` and `Volumes`. Every driver passes `tests/contract`. Errors are
+`RuntimeFailure` and its subclasses, nothing else. An engine refuses what it has no ability for with `Unsupported`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from typing import Protocol
 
 import msgspec
 
-from controlplane.sandbox import Credentials, Limits, Volume
+from controlplane.runtime.abilities import Abilities
+from controlplane.runtime.events import RuntimeEvent
+from controlplane.sandbox import Credentials, Limits, Network, Volume
 
 
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A container to make: everything that is fixed at creation."""
 
-    sandbox_id: str  # also names the container and its socket directory
+    sandbox_id: str  # also names its socket directory
     image: str
     socket_dir: str  # on the engine's host; mounted read-only at /run/sandlot, holds link.sock
     limits: Limits
-    network: bool
+    network: Network
     labels: dict[str, str] = {}
     runtime: str = ""  # engine runtime such as runsc; "" is the engine's default
     hardened: bool = False  # read-only root, non-root user, tmpfs work directories
@@ -51,24 +54,21 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
 
 
-class EventKind(enum.Enum):
-    """What happened to a container without our asking, or because of it; or to the flow of events itself."""
+class DiskUsage(msgspec.Struct, frozen=True):
+    """What a sandbox's container takes on the engine's disk, and the named volumes that are mounted in it."""
 
-    CONNECTED = "connected"  # events flow from here on; what happened before is not told: `list()` now
-    DIED = "died"
-    OOM = "oom"
-    REMOVED = "removed"
-    PAUSED = "paused"
-    RESUMED = "resumed"
+    sandbox_id: str
+    own_bytes: int
+    own_files: int  # -1 where nobody counts them
+    named_bytes: int
+    named_files: int
 
 
-class RuntimeEvent(msgspec.Struct, frozen=True):
-    """One event of one of our containers. CONNECTED is about none: its ids are empty."""
+class DiskRoom(msgspec.Struct, frozen=True):
+    """What is left on the engine's disk."""
 
-    kind: EventKind
-    sandbox_id: str = ""
-    container_id: str = ""
-    exit_code: int | None = None  # only in DIED
+    free_bytes: int
+    free_files: int | None  # None where the file system has no bound
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,14 +83,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     rootless: bool
     storage_driver: str
     seccomp: bool  # it confines containers by its default profile
-    runtimes: tuple[str, ...]  # names that `ContainerSpec.runtime` may have
     default_runtime: str
-    gpus: bool = False  # it can give containers GPUs
-    unenforced: tuple[str, ...] = ()  # limits that it takes and then ignores: memory, swap, cpu, pids
 
 
-class Driver(Protocol):
-    """What is done with containers, images and volumes; events, and what the engine is.
+class Containers(Protocol):
+    """What is done with containers, and what happens to them.
 
     Container ids are the engine's, as `create()` and `list()` return them. Containers of another installation (see
     `labels.INSTANCE`) are never told of.
@@ -104,6 +101,7 @@ class Driver(Protocol):
         Raises:
             ImageMissing: the engine does not have the image.
             VolumeRefused: one of the volumes cannot be mounted.
+            Unsupported: the engine cannot make such containers at all.
             RuntimeFailure: anything else. Nothing is left behind, unless the engine stopped answering (then `list()`
                 tells when it is back).
         """
@@ -111,7 +109,7 @@ class Driver(Protocol):
     async def start(self, container_id: str) -> None:
         """Start it: execd runs as PID 1 and dials the socket. Nothing happens when it runs already.
 
-        Cancelled, it may start all the same.
+        A cancelled call may still start the container.
 
         Raises:
             StartFailed: it did not start; the container still exists, destroy it.
@@ -127,42 +125,20 @@ class Driver(Protocol):
     async def pause(self, container_id: str) -> None:
         """Let all its processes stand still; their memory stays. Nothing happens when they do already.
 
+        An engine that is only too busy is asked again for some seconds.
+
         Raises:
             RuntimeFailure: the engine refused; it does not run, for example.
         """
 
     async def resume(self, container_id: str) -> None:
-        """Let a paused one go on. Nothing happens when it runs. Raises RuntimeFailure."""
+        """Let a paused one go on, as patiently as `pause()`. Nothing happens when it runs. Raises RuntimeFailure."""
 
     async def destroy(self, container_id: str) -> None:
         """Kill and remove it, with all it wrote. Returns when it is gone.
 
         Idempotent, also when called twice at once; needs no live execd; succeeds on what is gone. Cancelled, the
         removal goes on.
-        """
-
-    async def commit(self, container_id: str, image: str) -> None:
-        """Keep what a container has written as an image; it stands still meanwhile.
-
-        Cancelled, the engine may finish it all the same. Raises RuntimeFailure.
-        """
-
-    async def remove_image(self, image: str) -> None:
-        """Remove an image. Idempotent. Raises RuntimeFailure: a container is made from it, for example."""
-
-    async def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Fetch an image from its registry.
-
-        Raises:
-            ImageMissing: the registry does not have it, or not for these credentials.
-            RuntimeFailure: it cannot be reached, or says nothing for too long.
-        """
-
-    async def remove_unused_volumes(self) -> None:
-        """Remove the volumes of claims that were made to be removed (`Volume.delete`), and that no container uses.
-
-        Those of this installation, with all that is in them; never one for which a container is being created.
-        Idempotent. Raises RuntimeFailure.
         """
 
     async def inspect(self, container_id: str) -> Container | None:
@@ -174,15 +150,89 @@ class Driver(Protocol):
     def events(self) -> AsyncGenerator[RuntimeEvent, None]:
         """Yield events from now on, the first one is CONNECTED.
 
-        Reconnects by itself and then yields CONNECTED again. Take events promptly: an engine drops what a slow reader
+        Reconnects by itself and then yields CONNECTED again; DISCONNECTED comes before it within seconds after the
+        engine stopped to answer, also if it only hangs. Take events promptly: an engine drops what a slow reader
         leaves. Close it with `contextlib.aclosing`.
 
         Raises:
             EngineUnavailable: the engine has not answered for a minute.
         """
 
+    async def disk_usage(self, max_bytes: int, max_files: int) -> tuple[DiskUsage, ...]:
+        """Return what each of our containers takes on the disk.
+
+        For a sandbox beyond a bound, the answer says only that it is beyond. A second passes for each 300,000
+        files, at the lowest priority.
+
+        Raises:
+            RuntimeFailure: the engine does not answer, or it takes too long.
+        """
+
+
+class Images(Protocol):
+    """What is done with images."""
+
+    async def commit(self, container_id: str, image: str) -> None:
+        """Keep what a container has written as an image; it stands still meanwhile, and goes on if it ran.
+
+        The engine may still finish a cancelled call. A process that is killed meanwhile leaves it paused.
+
+        Raises:
+            RuntimeFailure: the engine refused, or the container cannot be paused.
+        """
+
+    async def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Fetch an image from its registry.
+
+        Raises:
+            ImageMissing: the registry does not have it, or not for these credentials.
+            RuntimeFailure: it cannot be reached, or says nothing for too long.
+        """
+
+    async def remove(self, image: str) -> None:
+        """Remove an image. Idempotent.
+
+        Raises:
+            ImageInUse: containers are made from it.
+            RuntimeFailure: the engine refused or failed.
+        """
+
+
+class Volumes(Protocol):
+    """What is done with named volumes. `Containers.create` makes them."""
+
+    async def remove_unused(self) -> None:
+        """Remove the named volumes that were made to be removed (`Volume.delete`), and that no container uses.
+
+        Those of this installation, with all that is in them; never one for which a container is being created.
+        Idempotent. Raises RuntimeFailure.
+        """
+
+
+class Driver(Protocol):
+    """One engine as one installation of the control plane uses it."""
+
+    @property
+    def containers(self) -> Containers:
+        """Its containers."""
+
+    @property
+    def images(self) -> Images:
+        """Its images."""
+
+    @property
+    def volumes(self) -> Volumes:
+        """Its volumes."""
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine can do, as the last `describe()` found it."""
+
+    async def disk_room(self) -> DiskRoom | None:
+        """Return what is left on the engine's disk; None when that cannot be seen from here. Takes 0.1 ms."""
+
     async def describe(self) -> EngineInfo:
-        """Return what the engine is. Also the question whether it answers at all."""
+        """Return what the engine is, and learn its abilities. Also the question whether it answers at all."""
 
     async def aclose(self) -> None:
         """Close the connection to the engine. Containers stay."""

@@ -1,133 +1,28 @@
-"""The engine's stream of events about our containers.
-
-Read with the HTTP client itself: aiodocker's channel has unbounded queues, and the parameters of its first subscriber.
-"""
+"""What an engine tells of by itself."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import enum
 
-import aiodocker
-import aiohttp
 import msgspec
 
-from controlplane.errors import EngineUnavailable, RuntimeFailure
-from controlplane.runtime import labels
-from controlplane.runtime.driver import EventKind, RuntimeEvent
-from controlplane.runtime.engine import ENDLESS, endpoint, our_errors
 
-GIVE_UP_S = 60.0
-FIRST_RETRY_S = 0.1
-LAST_RETRY_S = 5.0
-# An event carries all labels of its container, and an image can bring any number of them. What is longer is skipped;
-# `list()` at the next reconnect, or the reconcile every minute, finds out.
-MAX_LINE_BYTES = 1 << 20
+class EventKind(enum.Enum):
+    """What happened to a container without our asking, or because of it; or to the flow of events itself."""
 
-_KINDS = {
-    "die": EventKind.DIED,
-    "oom": EventKind.OOM,
-    "destroy": EventKind.REMOVED,
-    "pause": EventKind.PAUSED,
-    "unpause": EventKind.RESUMED,
-}
+    CONNECTED = "connected"  # events flow from here on; what happened before is not told: `list()` now
+    DISCONNECTED = "disconnected"  # the engine does not answer; it is asked again until CONNECTED
+    DIED = "died"
+    OOM = "oom"
+    REMOVED = "removed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
 
-class _Actor(msgspec.Struct, rename={"id": "ID", "attributes": "Attributes"}):
-    id: str
-    attributes: dict[str, str] = {}
+class RuntimeEvent(msgspec.Struct, frozen=True):
+    """One event of one of our containers. CONNECTED and DISCONNECTED are about none: their ids are empty."""
 
-
-class _Event(msgspec.Struct, rename={"action": "Action", "actor": "Actor"}):
-    action: str
-    actor: _Actor
-
-
-_decoder = msgspec.json.Decoder(_Event)
-
-
-async def follow(
-    docker: aiodocker.Docker, instance: str, *, give_up_s: float = GIVE_UP_S
-) -> AsyncGenerator[RuntimeEvent, None]:
-    """Yield events as `Driver.events()` promises.
-
-    Raises:
-        EngineUnavailable: no connection for *give_up_s* seconds.
-    """
-    delay_s = FIRST_RETRY_S
-    failing_since: float | None = None
-    while True:
-        try:
-            async with aclosing(_connected(docker, instance)) as events:
-                async for event in events:
-                    delay_s, failing_since = FIRST_RETRY_S, None
-                    yield event
-        except RuntimeFailure as error:
-            now = time.monotonic()
-            failing_since = failing_since or now
-            if now - failing_since >= give_up_s:
-                raise EngineUnavailable(f"no events from the engine for {give_up_s:.0f} s: {error.message}") from error
-        await asyncio.sleep(delay_s)
-        delay_s = min(delay_s * 2, LAST_RETRY_S)
-
-
-async def _connected(docker: aiodocker.Docker, instance: str) -> AsyncGenerator[RuntimeEvent, None]:
-    """Yield CONNECTED and the events of one connection; ends when the engine closes it.
-
-    Raises:
-        RuntimeFailure: it cannot be opened, or broke.
-    """
-    filters = {"type": ["container"], "event": list(_KINDS), "label": [f"{labels.INSTANCE}={instance}"]}
-    # The engine answers before it subscribes us: `since` covers the moment between.
-    parameters = {"filters": msgspec.json.encode(filters).decode(), "since": f"{time.time():.9f}"}
-    response: aiohttp.ClientResponse | None = None
-    try:
-        with our_errors("follow the engine's events"):
-            response = await docker.session.get(await endpoint(docker, "events"), params=parameters, timeout=ENDLESS)
-            response.raise_for_status()
-        yield RuntimeEvent(EventKind.CONNECTED)
-        async with aclosing(_lines(response)) as lines:
-            async for line in lines:
-                if (event := parse(line)) is not None:
-                    yield event
-    finally:
-        if response is not None:
-            response.close()
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """Yield the lines of an endless response."""
-    buffer = bytearray()
-    skipping = False
-    while True:
-        with our_errors("follow the engine's events"):
-            chunk = await response.content.readany()
-        if not chunk:
-            return
-        *whole, rest = chunk.split(b"\n")
-        for piece in whole:
-            buffer += piece
-            if buffer and not skipping:
-                yield bytes(buffer)
-            buffer.clear()
-            skipping = False
-        buffer += rest
-        if len(buffer) > MAX_LINE_BYTES:
-            buffer.clear()
-            skipping = True
-
-
-def parse(line: bytes) -> RuntimeEvent | None:
-    """Return what a line of the stream tells, None when that is nothing to us."""
-    try:
-        event = _decoder.decode(line)
-    except msgspec.DecodeError:
-        return None
-    kind = _KINDS.get(event.action)
-    sandbox_id = event.actor.attributes.get(labels.SANDBOX)
-    if kind is None or sandbox_id is None:
-        return None
-    exit_code = event.actor.attributes.get("exitCode", "") if kind is EventKind.DIED else ""
-    return RuntimeEvent(kind, sandbox_id, event.actor.id, int(exit_code) if exit_code.isdecimal() else None)
+    kind: EventKind
+    sandbox_id: str = ""
+    container_id: str = ""
+    exit_code: int | None = None  # only in DIED

@@ -1,4 +1,6 @@
-"""The labels on our containers and claims' volumes: how they are found again when all memory of them is lost.
+"""The labels on our containers and named volumes: how they are found again when all memory of them is lost.
+
+Names of containers say nothing, because the engine's DNS tells them to other sandboxes.
 
 Nothing is labelled that may change later; limits, for one, can be resized.
 """
@@ -10,10 +12,11 @@ from controlplane.runtime.driver import ContainerSpec
 INSTANCE = "sandlot.instance"  # which installation of the control plane it belongs to
 SANDBOX = "sandlot.sandbox"  # the sandbox's id
 IMAGE = "sandlot.image"  # the image's name, as it was asked for
-NETWORK = "sandlot.network"  # TRUE or FALSE
+NETWORK = "sandlot.network"  # the value of a `Network`
 RUNTIME = "sandlot.runtime"  # engine runtime by name, "" is the engine's default
 HARDENED = "sandlot.hardened"  # TRUE or FALSE
-CLAIM = "sandlot.claim."  # and a claim's name: TRUE where that is mounted, of which the engine may not know
+# Before a volume's name with its owner: TRUE on a container with that volume, of which the engine may not know.
+NAMED_VOLUME = "sandlot.claim."
 DISPOSABLE = "sandlot.disposable"  # TRUE, on a volume: it goes with the last sandbox that uses it
 
 TRUE, FALSE = "true", "false"
@@ -26,8 +29,8 @@ def labels_of(spec: ContainerSpec, instance: str) -> dict[str, str]:
         INSTANCE: instance,
         SANDBOX: spec.sandbox_id,
         IMAGE: spec.image,
-        NETWORK: TRUE if spec.network else FALSE,
+        NETWORK: spec.network.value,
         RUNTIME: spec.runtime,
         HARDENED: TRUE if spec.hardened else FALSE,
-        **{CLAIM + volume.claim: TRUE for volume in spec.volumes if volume.claim},
+        **{NAMED_VOLUME + volume.owned_name: TRUE for volume in spec.volumes if volume.volume_name},
     }

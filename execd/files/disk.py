@@ -1,7 +1,7 @@
-"""Work that may wait for a disk, off the event loop.
+"""Work that may wait for a disk, done off the event loop.
 
-Small files are read and written on the loop itself: that takes some 20 µs, a thread costs 45 µs on top (measured). All
-else runs here in short turns, so that neither a slow disk nor a tree of a million files stops the rest of execd.
+Small files are read and written on the loop itself: that takes some 20 µs, and a thread adds 45 µs (measured). All
+other work runs here in short turns, so that neither a slow disk nor a tree of a million files stops the rest of execd.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Long work, cut where it may pause or be closed.
+# Long work. A `yield` is a point at which the work may pause or be closed.
 Steps: TypeAlias = Generator[T, None, None]
 
-THREADS = 4  # a thread costs memory in every sandbox; more would only queue in the kernel
+THREADS = 4  # a thread costs memory in every sandbox; more threads would only queue in the kernel
 TURN_STEPS = 256
 TURN_S = 0.02
 
@@ -32,9 +32,9 @@ class Disk:
         self._threads: ThreadPoolExecutor | None = None
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in a thread and return what it returns, or raise what it raises.
+        """Run a function in a thread. Return what it returns, or raise what it raises.
 
-        When cancelled, it first waits for the function to end: the thread uses what the caller will close.
+        If the call is cancelled, it first waits for the function to end: the thread uses what the caller will close.
         """
         if self._threads is None:
             from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 — most sandboxes never need it
@@ -47,27 +47,27 @@ class Disk:
             try:
                 await asyncio.wait([done])
             except asyncio.CancelledError as error:
-                future.cancel()  # if it has not begun, it need not
+                future.cancel()  # drop the function if it has not begun
                 cancelled = error
         if cancelled is not None:
             if not done.cancelled():
-                done.exception()  # seen
+                done.exception()  # asyncio would log an exception that nobody retrieves
             raise cancelled
         return done.result()
 
     async def turn(self, steps: Steps[T]) -> list[T]:
-        """Advance for a short while; return what was yielded, [] when it has ended.
+        """Run steps for a short while. Return what they yielded; [] at the end.
 
-        Between two turns others get their chance. Cancelled, or when a step raises, it closes the steps first.
+        Other requests run between two turns. If the call is cancelled, or a step raises, the steps are closed first.
         """
         try:
             return await self.run(_turn, steps)
         except BaseException:
-            await self.run(steps.close)  # to clean up may take as long
+            await self.run(steps.close)  # the cleanup may take as long
             raise
 
     async def finish(self, steps: Steps[T]) -> T | None:
-        """Go through all steps, return the last one. Errors and cancelling as in `turn()`."""
+        """Run all steps and return the last one. Errors and cancellation are those of `turn()`."""
         last = None
         while turn := await self.turn(steps):
             last = turn[-1]

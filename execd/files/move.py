@@ -1,4 +1,4 @@
-"""Whole entries of a file system: moved, removed and made by path."""
+"""Operations on whole entries of a file system: create, move and remove them by path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def lstat(path: str) -> os.stat_result | None:
-    """Return what is at a path, symlinks not followed; None when nothing is. Raises OSError for other reasons."""
+    """Return the stat of a path, without following symlinks; None if nothing exists there. Raises OSError."""
     try:
         return os.lstat(path)
     except FileNotFoundError:
@@ -25,10 +25,10 @@ def lstat(path: str) -> os.stat_result | None:
 
 
 def make_directory(path: str, attributes: Attributes) -> None:
-    """Make a directory and its parents; one that exists only gets its attributes.
+    """Create a directory and its parents. A directory that exists only gets its attributes.
 
     Raises:
-        OSError: NotADirectoryError when something else is there. What was made is gone again.
+        OSError: NotADirectoryError if something else exists there. What was created is removed again.
     """
     made = make_parents(path)
     try:
@@ -45,7 +45,7 @@ def make_directory(path: str, attributes: Attributes) -> None:
 
 
 def remove_directory(path: str) -> Steps[None]:
-    """Remove a directory with all it holds, in steps. Raises OSError as `tree.remove()` does."""
+    """Remove a directory with all its content, in steps. Raises OSError as `tree.remove()` does."""
     parent = os.open(os.path.dirname(path), _PARENT)
     try:
         yield from tree.remove(parent, os.path.basename(path))
@@ -54,14 +54,15 @@ def remove_directory(path: str) -> Steps[None]:
 
 
 def move(source: str, destination: str) -> Steps[None]:
-    """Rename, or copy and remove where a rename cannot: to another file system, or in one made of layers.
+    """Rename an entry. Copy and remove it where a rename is impossible.
 
-    The destination appears whole or not at all. That it is free the caller has checked; what appears there in between
-    is replaced, for Python has no renameat2.
+    This is the case in another file system, or in one that is made of layers.
+    The destination appears whole or not at all. The caller has checked that it is free. What appears there meanwhile is
+    replaced, because Python has no renameat2.
 
     Raises:
-        OSError: the kernel refused. Unless it refused to remove what had been copied, the source is as it was.
-        ExecdError: file.not_regular, a socket or device cannot be copied.
+        OSError: The kernel refused. The source is unchanged, unless the kernel refused to remove what had been copied.
+        ExecdError: `file.not_regular`: a socket or device cannot be copied.
     """
     made = make_parents(destination)
     try:
@@ -89,7 +90,7 @@ def _move_across(source: str, destination: str) -> Steps[None]:
                 os.rename(temporary, new_name, src_dir_fd=to_fd, dst_dir_fd=to_fd)
             except BaseException:
                 for _ in _erase(to_fd, temporary):
-                    pass  # also when we are being closed, and may not yield
+                    pass  # also while the steps are being closed, and must not yield
                 raise
             yield from _erase(from_fd, name)
         finally:

@@ -1,19 +1,19 @@
-"""Who owns a file, by name: tables of all users and groups, for listings of many files."""
+"""The names of users and groups: tables of all of them, for listings of many files."""
 
 from __future__ import annotations
 
 import os
 
-from execd.accounts import GROUPS_FILE, USERS_FILE, read_regular
-from execd.environment import MAX_ID
 from execd.errors import ExecdError
 from execd.files.paths import text
+from execd.launch.accounts import GROUPS_FILE, USERS_FILE, read_regular
+from execd.launch.environment import MAX_ID
 
 _Signature = tuple[int, int, int]
 
 
 class _Table:
-    """Names and numbers of one file, read again only when it changed."""
+    """The names and numbers of one file. The file is read again only if it has changed."""
 
     def __init__(self, path: str, kind: str) -> None:
         self._path = path
@@ -29,7 +29,7 @@ class _Table:
             if signature == self._signature:
                 return
         except OSError:
-            signature = (0, 0, 0)  # images without accounts exist; numbers will do
+            signature = (0, 0, 0)  # images without accounts exist; numbers are sufficient
         self._signature = signature
         self._names, self._numbers = {}, {}
         for line in text(read_regular(self._path)).split("\n"):
@@ -58,37 +58,37 @@ def _number(digits: str) -> int | None:
 
 
 class Owners:
-    """Users and groups of the sandbox: number to name, and back."""
+    """The users and groups of the sandbox: number to name, and name to number."""
 
     def __init__(self, users: str = USERS_FILE, groups: str = GROUPS_FILE) -> None:
         self._users = _Table(users, "user")
         self._groups = _Table(groups, "group")
 
     def refresh(self) -> None:
-        """Look whether the files changed; once for each request, before the first name."""
+        """Read the files again if they have changed. Call this once for each request, before the first name."""
         self._users.refresh()
         self._groups.refresh()
 
     def user(self, uid: int) -> str:
-        """Return a user's name, or the number as text."""
+        """Return the name of a user, or the number as text."""
         return self._users.name(uid)
 
     def group(self, gid: int) -> str:
-        """Return a group's name, or the number as text."""
+        """Return the name of a group, or the number as text."""
         return self._groups.name(gid)
 
     def uid(self, name: str) -> int | None:
-        """Return the number of a user given by name or number; None for "".
+        """Return the number of a user that is given by name or number; None for "".
 
         Raises:
-            ExecdError: request.invalid, there is no such user.
+            ExecdError: `request.invalid`: no such user exists.
         """
         return self._users.number(name) if name else None
 
     def gid(self, name: str) -> int | None:
-        """Return the number of a group given by name or number; None for "".
+        """Return the number of a group that is given by name or number; None for "".
 
         Raises:
-            ExecdError: request.invalid, there is no such group.
+            ExecdError: `request.invalid`: no such group exists.
         """
         return self._groups.number(name) if name else None

@@ -1,4 +1,4 @@
-"""Paths as callers write them, made into ones that hold no surprise; and the kernel's refusals in our words."""
+"""Paths of clients, made absolute and checked; and the kernel's errors as errors of execd."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from execd.errors import ExecdError
+from execd.errors import Code, ExecdError
 
 PATH_MAX_BYTES = 4095  # Linux: 4096 with the NUL at the end
 NAME_MAX_BYTES = 255
 
-_CODES = {
+_CODES: dict[int, Code] = {
     errno.ENOENT: "file.not_found",
     errno.EEXIST: "file.exists",
     errno.EISDIR: "file.is_directory",
     errno.ENOTDIR: "file.not_directory",
-    errno.ENXIO: "file.not_regular",  # a socket, or a FIFO that nobody reads
+    errno.ENXIO: "file.not_regular",  # a socket, or a FIFO that no process reads
     errno.ENODEV: "file.not_regular",
     errno.ELOOP: "file.bad_path",
     errno.ENAMETOOLONG: "file.bad_path",
@@ -31,20 +31,21 @@ _CODES = {
 
 
 def absolute(path: str, cwd: str, home: str) -> str:
-    """Return *path* as an absolute one without empty and `.` components; `~` is *home*, relative means below *cwd*.
+    """Return *path* as an absolute path without empty and `.` components.
 
-    `..` is refused: what it means depends on symlinks, which other processes change meanwhile.
+    `~` is *home*, and relative paths are below *cwd*.
+    `..` is refused: its meaning depends on symlinks, which other processes change meanwhile.
 
     Raises:
-        ExecdError: file.bad_path, with the reason.
+        ExecdError: `file.bad_path`, with the reason.
     """
     if not path:
         raise ExecdError("file.bad_path", "the path is empty")
     if "\0" in path:
-        raise ExecdError("file.bad_path", f"{path!r}: a path cannot hold a NUL byte")
+        raise ExecdError("file.bad_path", f"{path!r}: a path cannot contain a NUL byte")
     components = _components(path)
     if ".." in components:
-        raise ExecdError("file.bad_path", f"{path}: `..` is not allowed in a path; write the path that you mean")
+        raise ExecdError("file.bad_path", f"{path}: `..` is not allowed in a path; write the path without it")
     if any(len(os.fsencode(component)) > NAME_MAX_BYTES for component in components):
         raise ExecdError("file.bad_path", f"{path[:80]}…: a component is longer than {NAME_MAX_BYTES} bytes")
     if path == "~" or path.startswith("~/"):
@@ -58,7 +59,7 @@ def absolute(path: str, cwd: str, home: str) -> str:
 
 
 def _base(directory: str) -> list[str]:
-    # The sandbox's own directories may be written with `..`; what they mean is then looked up.
+    # The sandbox's own directories may be written with `..`, which is then resolved.
     components = _components(directory)
     return _components(os.path.realpath(directory)) if ".." in components else components
 
@@ -68,21 +69,21 @@ def _components(path: str) -> list[str]:
 
 
 def text(name: str) -> str:
-    """Return a name from the file system as it can travel: bytes that are no UTF-8 become U+FFFD."""
+    """Return a name of the file system as text for the link. Bytes that are not UTF-8 become U+FFFD."""
     if name.isascii():
         return name
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def refusal(error: OSError, path: str) -> ExecdError:
-    """Say in our words what the kernel said of *path*."""
+    """Return the error of execd for an error of the kernel about *path*."""
     code = _CODES.get(error.errno or 0, "file.failed")
     return ExecdError(code, f"{text(path)}: {error.strerror or error}")
 
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Turn an OSError inside into an ExecdError about *path*, which is as the caller wrote it."""
+    """Raise an OSError of the block as an ExecdError about *path*, in the client's spelling."""
     try:
         yield
     except OSError as error:
@@ -90,7 +91,7 @@ def naming(path: str) -> Iterator[None]:
 
 
 def make_parents(path: str) -> list[str]:
-    """Make the missing directories above the absolute *path*; return those made, outermost first."""
+    """Create the missing directories above the absolute *path*. Return those that were created, the outermost first."""
     missing: list[str] = []
     parent = os.path.dirname(path)
     while not os.path.lexists(parent):
@@ -102,7 +103,7 @@ def make_parents(path: str) -> list[str]:
             try:
                 os.mkdir(directory, 0o755)
             except FileExistsError:
-                continue  # somebody else was faster
+                continue  # another process was faster
             made.append(directory)
     except OSError:
         unmake(made)
@@ -111,7 +112,7 @@ def make_parents(path: str) -> list[str]:
 
 
 def unmake(directories: list[str]) -> None:
-    """Take back what `make_parents()` made, as far as nothing has been put into it."""
+    """Remove what `make_parents()` has created, as far as it is still empty."""
     for directory in reversed(directories):
         try:
             os.rmdir(directory)

@@ -1,4 +1,4 @@
-"""Globs: `*` `?` `[a-z]` `[!a-z]` within a name, `**` across directories, `{a,b}` for either."""
+"""Globs: `*` `?` `[a-z]` `[!a-z]` within a name, `**` across directories, `{a,b}` for alternatives."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _ANYTHING_BELOW = "**"
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
-    """Return a test for paths relative to the root of the search.
+    """Return a test for paths that are relative to the root of the search.
 
-    A pattern without a slash is matched with the last component, one with a slash with the whole path.
+    A pattern without a slash is matched with the last component, a pattern with a slash with the whole path.
 
     Raises:
-        ExecdError: request.invalid, the pattern is empty or too large.
+        ExecdError: `request.invalid`: the pattern is empty or too large.
     """
     if not 0 < len(pattern) <= MAX_PATTERN_CHARS:
-        raise ExecdError("request.invalid", f"a pattern has 1 to {MAX_PATTERN_CHARS} characters")
+        raise ExecdError("request.invalid", f"a pattern must have 1 to {MAX_PATTERN_CHARS} characters")
     globs = [_compile_segments(alternative) for alternative in expand_braces(pattern)]
 
     def matches(path: str) -> bool:
@@ -35,14 +35,17 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
 
 
 def expand_braces(pattern: str) -> set[str]:
-    """`a{b,c}` → `ab`, `ac`. Braces without their counterpart stand for themselves."""
+    """Return the alternatives of a pattern: `a{b,c}` → `ab`, `ac`.
+
+    A brace without its counterpart is an ordinary character.
+    """
     done: set[str] = set()
     waiting = {pattern}
     while waiting:
         if len(done) + len(waiting) > MAX_ALTERNATIVES:
-            raise ExecdError("request.invalid", f"a pattern has at most {MAX_ALTERNATIVES} alternatives")
+            raise ExecdError("request.invalid", f"a pattern can have at most {MAX_ALTERNATIVES} alternatives")
         pattern = waiting.pop()
-        # The innermost braces come first, so that what is between them holds no others.
+        # The innermost braces come first, because the text between them contains no other braces.
         stop = pattern.find("}")
         start = pattern.rfind("{", 0, stop) if stop >= 0 else -1
         if start < 0:
@@ -60,13 +63,13 @@ def _compile_segments(pattern: str) -> tuple[list[_Segment | None], bool]:
         if segment == _ANYTHING_BELOW and whole:
             segments.append(None)
         else:
-            # fnmatch writes regular expressions that do not backtrack from one `*` into the one before.
+            # fnmatch writes regular expressions that do not backtrack from one `*` into the previous one.
             segments.append(re.compile(fnmatch.translate(segment.replace("[^", "[!"))).match)
     return segments, whole
 
 
 def _match(segments: Sequence[_Segment | None], names: Sequence[str]) -> bool:
-    # As for one `*`: on failure let the last `**` take one more name. No recursion, no exponential case.
+    # As for one `*`: on failure, let the last `**` match one more name. No recursion, and no exponential case.
     at = segment = 0
     retry_at = retry_segment = -1
     while at < len(names):

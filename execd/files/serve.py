@@ -1,24 +1,25 @@
-"""The file requests: each handler serves one stream, and says at most one thing about each path."""
+"""The handlers of the requests about files. Each serves one stream, and sends at most one reply for each path."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from execd.dispatch import Handler
-from execd.environment import Environment
 from execd.errors import ExecdError
 from execd.files import tree
 from execd.files.disk import Disk, Steps
+from execd.files.locks import Locks, path_key
 from execd.files.move import lstat, make_directory, move, remove_directory
 from execd.files.owners import Owners
-from execd.files.paths import absolute, naming, text
+from execd.files.paths import absolute, make_parents, naming, text, unmake
 from execd.files.pattern import compile_glob
 from execd.files.read import PIECE_BYTES, SMALL_BYTES, Source, cut_range, window
-from execd.files.write import Attributes, Replacement, replace_text
+from execd.files.write import Attributes, Replacement, find_target, replace_text
+from execd.launch.environment import Environment
 from execd.wire.aio import Data, Stream
 from execd.wire.frames import Channel
 from execd.wire.messages import (
@@ -41,23 +42,30 @@ from execd.wire.messages import (
 )
 
 MAX_RESULTS = 100_000  # of one listing or search
-MAX_VISITED = 1_000_000  # entries that one search looks at
+MAX_VISITED = 1_000_000  # entries that one search examines
 MAX_DEPTH = 10_000
-INLINE_PATHS = 16  # so many stats are done on the event loop
+INLINE_PATHS = 16  # up to so many stats are done on the event loop
+LOCKED_PATHS = 16  # so many paths are locked and changed at once
+
+Item = tuple[str, str]  # the path as the client wrote it, and the place that it means
 
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
 class Files:
-    """Files of the sandbox. Done with the rights of execd."""
+    """The files of the sandbox, with the rights of execd.
 
-    def __init__(self, environment: Environment, owners: Owners | None = None) -> None:
+    Changes of one file follow each other: each holds the file's lock, which the processes that share `locks` also hold.
+    """
+
+    def __init__(self, environment: Environment, owners: Owners | None = None, locks: Locks | None = None) -> None:
         self._environment = environment
         self._owners = owners or Owners()
         self._disk = Disk()
+        self._locks = locks or Locks()
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """Return what `Dispatcher` needs."""
+        """Return the handler of each request."""
         return {
             FileRead: self._read,
             FileWrite: self._write,
@@ -72,15 +80,15 @@ class Files:
             DirectoryRemove: self._remove_directories,
         }
 
-    # -- content ----------------------------------------
+    # -- content
 
     async def _read(self, stream: Stream, request: FileRead) -> None:
         by_lines = request.first_line is not None or request.lines is not None
         first = 1 if request.first_line is None else request.first_line
         if by_lines and (first < 1 or (request.lines or 0) < 0):
-            raise ExecdError("request.invalid", "lines are counted from 1, and there are never fewer than none")
+            raise ExecdError("request.invalid", "the first line is 1, and a number of lines must not be negative")
         if by_lines and (request.offset or request.length is not None):
-            raise ExecdError("request.invalid", "either a range of bytes or a window of lines, not both")
+            raise ExecdError("request.invalid", "a range of bytes and a window of lines exclude each other")
         self._owners.refresh()
         with naming(request.path):
             source = Source(self._locate(request.path), self._disk)
@@ -103,13 +111,14 @@ class Files:
     async def _write(self, stream: Stream, request: FileWrite) -> None:
         attributes = self._attributes(request)
         if request.path.endswith("/"):
-            raise ExecdError("file.is_directory", f"{request.path}: names a directory")
+            raise ExecdError("file.is_directory", f"{request.path}: is the name of a directory")
         with naming(request.path):
             replacement = Replacement(self._locate(request.path), attributes)
             try:
                 await self._take_in(stream, replacement)
-                # To put a large file in its place may begin to write it out.
-                found = await self._run(replacement.size, replacement.commit)
+                async with self._locks.hold_file(replacement.directory, replacement.name):
+                    # To put a large file in its place may start its writeback.
+                    found = await self._run(replacement.size, replacement.commit)
             except BaseException:
                 await self._run(replacement.size, replacement.discard)
                 raise
@@ -117,7 +126,7 @@ class Files:
         await stream.send(self._describe(request.path, found))
 
     async def _take_in(self, stream: Stream, replacement: Replacement) -> None:
-        # A thread costs the same for much as for little, so it gets much at a time. Meanwhile the next may arrive.
+        # A thread costs the same for little as for much, so it gets much at a time. Meanwhile more may arrive.
         pieces: list[bytes] = []
         waiting = 0
         while (item := await stream.receive()) is not None:
@@ -137,11 +146,18 @@ class Files:
             raise ExecdError("request.invalid", "the text to be replaced is empty")
         for file in request.files:
             with naming(file.path):
-                steps = replace_text(self._locate(file.path), file.old.encode(), file.new.encode())
-                count = await self._disk.finish(steps)
-            await stream.send(FileReplaced(file.path, count or 0))
+                count = await self._replace_text(self._locate(file.path), file.old.encode(), file.new.encode())
+            await stream.send(FileReplaced(file.path, count))
 
-    # -- what is there ----------------------------------------
+    async def _replace_text(self, path: str, old: bytes, new: bytes) -> int:
+        directory, name = find_target(path)
+        try:
+            async with self._locks.hold_file(directory, name):
+                return await self._disk.finish(replace_text(path, old, new)) or 0
+        finally:
+            os.close(directory)
+
+    # -- what exists
 
     async def _stat(self, stream: Stream, request: FileStat) -> None:
         self._owners.refresh()
@@ -160,7 +176,10 @@ class Files:
 
     async def _list(self, stream: Stream, request: FileList) -> None:
         if not 1 <= request.depth <= MAX_DEPTH:
-            raise ExecdError("request.invalid", f"a depth of {request.depth}; 1 lists the entries of the directory")
+            raise ExecdError(
+                "request.invalid",
+                f"the depth is {request.depth}: it must be at least 1",
+            )
         await self._send_tree(stream, request.path, request.depth)
 
     async def _search(self, stream: Stream, request: FileSearch) -> None:
@@ -180,104 +199,70 @@ class Files:
         sent = 0
         for visited, entry in enumerate(entries):
             if visited >= MAX_VISITED:
-                raise ExecdError("request.invalid", f"more than {MAX_VISITED} entries lie below: begin further down")
+                raise ExecdError("request.invalid", f"there are more than {MAX_VISITED} entries: begin further down")
             if entry.found is None:
                 yield None
                 continue
             if sent >= MAX_RESULTS:
                 raise ExecdError(
-                    "request.invalid", f"more than {MAX_RESULTS} files: begin further down, or ask for less"
+                    "request.invalid", f"there are more than {MAX_RESULTS} files: begin further down, or ask for fewer"
                 )
             sent += 1
             yield self._describe(entry.path, entry.found)
 
-    # -- changing ----------------------------------------
+    # -- changes
 
     async def _remove(self, stream: Stream, request: FileRemove) -> None:
-        await self._do(stream, self._removals(request.paths))
-
-    def _removals(self, paths: Sequence[str]) -> Steps[None]:
-        located = [self._locate(path) for path in paths]
-        for path, place in zip(paths, located, strict=True):
-            with naming(path):
-                if (found := lstat(place)) is not None and stat.S_ISDIR(found.st_mode):
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            yield
-        for path, place in zip(paths, located, strict=True):
-            with naming(path):
-                try:
-                    os.unlink(place)
-                except FileNotFoundError:
-                    pass
-            yield
+        items = [(path, self._locate(path)) for path in request.paths]
+        await self._disk.finish(_check_files(items))
+        await self._change_all(stream, items, _unlink)
 
     async def _remove_directories(self, stream: Stream, request: DirectoryRemove) -> None:
-        await self._do(stream, self._directory_removals(request.paths))
-
-    def _directory_removals(self, paths: Sequence[str]) -> Steps[None]:
-        located = [self._locate(path) for path in paths]
-        for path, place in zip(paths, located, strict=True):
-            with naming(path):
-                found = lstat(place)
-                if found is not None and not stat.S_ISDIR(found.st_mode):
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                if found is not None and os.path.samestat(found, os.stat("/")):
-                    raise ExecdError("file.bad_path", f"{path}: the root directory cannot be removed")
-            yield
-        for path, place in zip(paths, located, strict=True):
-            with naming(path):
-                if lstat(place) is not None:
-                    yield from remove_directory(place)
+        items = [(path, self._locate(path)) for path in request.paths]
+        await self._disk.finish(_check_directories(items))
+        await self._change_all(stream, items, _remove_directory)
 
     async def _move(self, stream: Stream, request: FileMove) -> None:
-        await self._do(stream, self._moves(request.pairs))
-
-    def _moves(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
-        located = [(self._locate(source), self._locate(destination)) for source, destination in pairs]
-        taken: set[str] = set()
-        for (source, destination), (from_path, to_path) in zip(pairs, located, strict=True):
-            with naming(source):
-                os.lstat(from_path)
-            with naming(destination):
-                if to_path in taken or lstat(to_path) is not None:
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            if to_path.startswith(from_path.rstrip("/") + "/"):
-                raise ExecdError("file.bad_path", f"{destination}: lies inside of {source}, which is to be moved")
-            taken.add(to_path)
-            yield
-        for (source, destination), (from_path, to_path) in zip(pairs, located, strict=True):
+        items = [(pair, (self._locate(pair[0]), self._locate(pair[1]))) for pair in request.pairs]
+        await self._disk.finish(_check_moves(items))
+        for (source, destination), (from_path, to_path) in items:
             with naming(f"{source} to {destination}"):
-                yield from move(from_path, to_path)
+                made = make_parents(to_path)
+                try:
+                    async with self._locks.hold((path_key(from_path), path_key(to_path))):
+                        with naming(destination):
+                            _check_free(to_path)
+                        await self._disk.finish(move(from_path, to_path))
+                except BaseException:
+                    unmake(made)
+                    raise
+        await stream.send(Done())
 
     async def _change(self, stream: Stream, request: FileChange) -> None:
-        await self._do(stream, self._changes(request.files))
-
-    def _changes(self, files: Sequence[FileAttributes]) -> Steps[None]:
-        wanted = [(file.path, self._locate(file.path), self._attributes(file)) for file in files]
-        for path, place, _ in wanted:
-            with naming(path):
-                os.stat(place)
-            yield
-        for path, place, attributes in wanted:
-            with naming(path):
-                attributes.apply(place)
-            yield
+        wanted = {file.path: self._attributes(file) for file in request.files}
+        items = [(file.path, self._locate(file.path)) for file in request.files]
+        # The lock belongs to the place that a path leads to, whichever path is used.
+        items = await self._disk.finish(_follow(items)) or []
+        await self._change_all(stream, items, lambda path, place: _apply(wanted[path], place))
 
     async def _make_directories(self, stream: Stream, request: DirectoryMake) -> None:
-        await self._do(stream, self._directories(request.directories))
+        wanted = {item.path: self._attributes(item) for item in request.directories}
+        items = [(item.path, self._locate(item.path)) for item in request.directories]
+        await self._change_all(stream, items, lambda path, place: _make(wanted[path], place))
 
-    def _directories(self, directories: Sequence[FileAttributes]) -> Steps[None]:
-        wanted = [(item.path, self._locate(item.path), self._attributes(item)) for item in directories]
-        for path, place, attributes in wanted:
-            with naming(path):
-                make_directory(place, attributes)
-            yield
-
-    # -- what all of them need ----------------------------------------
-
-    async def _do(self, stream: Stream, steps: Steps[None]) -> None:
-        await self._disk.finish(steps)
+    async def _change_all(
+        self, stream: Stream, items: Sequence[Item], change: Callable[[str, str], Steps[None]]
+    ) -> None:
+        """Change what is at each place, under its lock. Then confirm."""
+        for at in range(0, len(items), LOCKED_PATHS):
+            batch = items[at : at + LOCKED_PATHS]
+            with naming(batch[0][0]):
+                keys = [path_key(place) for _, place in batch]
+                async with self._locks.hold(keys):
+                    await self._disk.finish(_each(batch, change))
         await stream.send(Done())
+
+    # -- for all of them
 
     async def _send_all(self, stream: Stream, infos: Steps[FileInfo | None]) -> None:
         try:
@@ -301,7 +286,85 @@ class Files:
             size=found.st_size if size is None else size,
             mode=stat.S_IMODE(found.st_mode),
             modified_at=found.st_mtime,
-            created_at=found.st_ctime,  # the standard library does not tell the time of birth
+            created_at=found.st_ctime,  # the standard library does not report the time of birth
             owner=self._owners.user(found.st_uid),
             group=self._owners.group(found.st_gid),
         )
+
+
+# -- the steps of changes: each has the path as the client wrote it, and the place that it means
+
+
+def _each(items: Sequence[Item], change: Callable[[str, str], Steps[None]]) -> Steps[None]:
+    for path, place in items:
+        with naming(path):
+            yield from change(path, place)
+
+
+def _check_files(items: Sequence[Item]) -> Steps[None]:
+    for path, place in items:
+        with naming(path):
+            if (found := lstat(place)) is not None and stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        yield
+
+
+def _unlink(_path: str, place: str) -> Steps[None]:
+    try:
+        os.unlink(place)
+    except FileNotFoundError:
+        pass
+    yield
+
+
+def _check_directories(items: Sequence[Item]) -> Steps[None]:
+    for path, place in items:
+        with naming(path):
+            found = lstat(place)
+            if found is not None and not stat.S_ISDIR(found.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if found is not None and os.path.samestat(found, os.stat("/")):
+                raise ExecdError("file.bad_path", f"{path}: the root directory cannot be removed")
+        yield
+
+
+def _remove_directory(_path: str, place: str) -> Steps[None]:
+    if lstat(place) is not None:
+        yield from remove_directory(place)
+
+
+def _check_moves(items: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> Steps[None]:
+    taken: set[str] = set()
+    for (source, destination), (from_path, to_path) in items:
+        with naming(source):
+            os.lstat(from_path)
+        with naming(destination):
+            _check_free(to_path, taken)
+        if to_path.startswith(from_path.rstrip("/") + "/"):
+            raise ExecdError("file.bad_path", f"{destination}: lies inside of {source}, which is being moved")
+        taken.add(to_path)
+        yield
+
+
+def _check_free(path: str, taken: Collection[str] = ()) -> None:
+    if path in taken or lstat(path) is not None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _follow(items: Sequence[Item]) -> Steps[list[Item]]:
+    followed = []
+    for path, place in items:
+        with naming(path):
+            os.stat(place)
+        followed.append((path, os.path.realpath(place)))
+        yield followed
+
+
+def _apply(attributes: Attributes, place: str) -> Steps[None]:
+    attributes.apply(place)
+    yield
+
+
+def _make(attributes: Attributes, place: str) -> Steps[None]:
+    make_directory(place, attributes)
+    yield

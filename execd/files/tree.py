@@ -1,8 +1,9 @@
-"""Directory trees that others change while we go through them.
+"""Directory trees that other processes change while execd goes through them.
 
 A tree is walked with one open directory at a time: down by name with O_NOFOLLOW, up by `..` with a check that this is
-the directory we came from. So no symlink and no rename leads us out of the tree, depth costs no descriptors, and paths
-may be longer than PATH_MAX. What goes through a whole tree is a generator, so that it runs in turns and can be stopped.
+the directory of the way down. So no symlink and no rename leads out of the tree, depth costs no descriptors, and paths
+may be longer than PATH_MAX. Code that goes through a whole tree is a generator, so that it runs in turns and can be
+stopped.
 """
 
 from __future__ import annotations
@@ -19,24 +20,25 @@ from execd.files.paths import PATH_MAX_BYTES, text
 
 MAX_DIRECTORY_ENTRIES = 100_000  # of one directory: a sorted listing must hold all its names
 SWEEP_DIRECTORIES = 1_000  # a removal notes so many subdirectories at a time
-MAX_REFILLS = 3  # so often others may put something new into a directory that we are removing
+MAX_REFILLS = 3  # so often others may put something new into a directory that is being removed
 COPY_BYTES = 1 << 20
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 
-_NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what O_NOFOLLOW says when another thing took the place
+# The errors of O_NOFOLLOW if something else has taken the place.
+_NO_DIRECTORY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class Descent:
     """A place in a tree: one open directory, and the way back."""
 
     def __init__(self, fd: int) -> None:
-        """Begin at an open directory, which is ours from here on."""
+        """Begin at an open directory. The object owns the descriptor."""
         self.fd = fd
         self._above: list[tuple[int, int]] = []
 
     def enter(self, name: str) -> None:
-        """Go down. Raises OSError, one of _NO_DIRECTORY when *name* is no directory (any more)."""
+        """Go down. Raises OSError; it is one of _NO_DIRECTORY if *name* is not a directory any more."""
         here = os.fstat(self.fd)
         fd = os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
         self._above.append((here.st_dev, here.st_ino))
@@ -44,12 +46,12 @@ class Descent:
         self.fd = fd
 
     def leave(self) -> None:
-        """Go up. Raises OSError when the directory has been moved elsewhere meanwhile."""
+        """Go up. Raises OSError if the directory was moved elsewhere meanwhile."""
         fd = os.open("..", DIRECTORY, dir_fd=self.fd)
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) != self._above.pop():
             os.close(fd)
-            raise OSError(errno.ESTALE, "the directory was moved while we were in it")
+            raise OSError(errno.ESTALE, "the directory was moved while execd was in it")
         os.close(self.fd)
         self.fd = fd
 
@@ -59,26 +61,26 @@ class Descent:
 
 
 class Entry(NamedTuple):
-    """Something found in a tree; `found` is None when it was not wanted."""
+    """An entry of a tree. `found` is None if its stat was not wanted."""
 
     path: str
     found: os.stat_result | None
 
 
 def walk(root: str, depth: int | None, wanted: Callable[[str, bool], bool] | None = None) -> Steps[Entry]:
-    """Yield what is below a directory, each directory before its content, names in order.
+    """Yield what is below a directory: each directory before its content, names in order.
 
-    Symlinks are entries like others. What vanishes meanwhile is left out, and so is what may not be read, or lies
-    deeper than a path can say. `wanted` (path below root, is it a directory) saves the stat of what is not.
+    A symlink is an entry like any other. An entry is left out if it vanishes meanwhile, may not be read, or lies deeper
+    than a path can express. `wanted` (path below the root, whether it is a directory) saves the stat of other entries.
 
     Raises:
         OSError: about the root.
-        ExecdError: request.invalid, a directory has too many entries to be listed.
+        ExecdError: `request.invalid`: a directory has too many entries to be listed.
     """
     prefix = "" if root == "/" else root
     descent = Descent(os.open(root, DIRECTORY))
     try:
-        paths = [""]  # below root, of the directories that we are in
+        paths = [""]  # below the root, of the directories that are open
         levels = [iter(_names(descent.fd))]
         while levels:
             for name, is_directory in levels[-1]:
@@ -125,7 +127,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-# -- removing ----------------------------------------
+# -- removals
 
 
 class _Level:
@@ -136,15 +138,15 @@ class _Level:
     def __init__(self, name: str) -> None:
         self.name = name
         self.directories: list[str] = []  # found and not yet removed
-        self.swept = False  # nothing but `directories` is left in it, for all we know
+        self.swept = False  # as far as known, only `directories` are left in it
         self.refills = 0
 
 
 def remove(parent_fd: int, name: str) -> Steps[None]:
-    """Remove a directory with all it holds, a step for each entry. Never follows a symlink.
+    """Remove a directory with all its content, one step for each entry. Never follow a symlink.
 
     Raises:
-        OSError: what could not be removed says why; what had been removed before is gone.
+        OSError: the reason why something could not be removed. What was removed before stays removed.
     """
     descent = Descent(os.open(name, DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd))
     try:
@@ -174,7 +176,7 @@ def _enter_or_unlink(descent: Descent, name: str) -> bool:
         if error.errno not in _NO_DIRECTORY:
             raise
         try:
-            os.unlink(name, dir_fd=descent.fd)  # a symlink or file took its place
+            os.unlink(name, dir_fd=descent.fd)  # a symlink or file has taken its place
         except FileNotFoundError:
             pass
         return False
@@ -182,7 +184,7 @@ def _enter_or_unlink(descent: Descent, name: str) -> bool:
 
 
 def _sweep(fd: int, directories: list[str]) -> Generator[None, None, bool]:
-    """Unlink all that is no directory, note the directories; return whether all entries have been seen."""
+    """Unlink everything but directories, and note the directories. Return whether all entries have been seen."""
     with os.scandir(fd) as entries:
         for entry in entries:
             if not _is_directory(entry):
@@ -206,7 +208,7 @@ def _remove_emptied(level: _Level, above: list[_Level], parent_fd: int) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        # Something is in it again, or another thing has its name: once more, but not for ever.
+        # There is something in it again, or something else has its name. Try again, but not for ever.
         counted = above[-1] if above else level
         if error.errno not in {errno.ENOTEMPTY, errno.ENOTDIR} or counted.refills >= MAX_REFILLS:
             raise
@@ -214,19 +216,19 @@ def _remove_emptied(level: _Level, above: list[_Level], parent_fd: int) -> None:
         if above:
             counted.directories.append(level.name)
         else:
-            level.swept = False  # we are still in it
+            level.swept = False  # the walk is still in it
             above.append(level)
 
 
-# -- copying ----------------------------------------
+# -- copies
 
 
 def copy(source_fd: int, source: str, target_fd: int, target: str) -> Steps[None]:
-    """Copy a file, symlink, FIFO or tree to a name that is free, with modes and times, and owners where allowed.
+    """Copy a file, symlink, FIFO or tree to a free name, with modes and times, and with owners if permitted.
 
     Raises:
-        OSError: it could not be copied. What had been copied stays: remove it.
-        ExecdError: file.not_regular, the tree holds a socket or device.
+        OSError: It could not be copied. Remove what was copied.
+        ExecdError: `file.not_regular`: the tree contains a socket or device.
     """
     found = os.stat(source, dir_fd=source_fd, follow_symlinks=False)
     if not stat.S_ISDIR(found.st_mode):
@@ -293,7 +295,7 @@ def _dress(fd: int, found: os.stat_result) -> None:
     try:
         os.fchown(fd, found.st_uid, found.st_gid)
     except PermissionError:
-        pass  # not root: then it is ours, as with mv
+        pass  # execd is not root: the copy belongs to execd, as with mv
     os.fchmod(fd, stat.S_IMODE(found.st_mode))
     os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
 

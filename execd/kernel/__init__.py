@@ -1,0 +1,1 @@
+"""Contexts: live interpreters that run one piece of code after the other."""

@@ -1,18 +1,19 @@
-"""The requests about contexts."""
+"""The handlers of the requests about contexts."""
 
 from __future__ import annotations
 
 import asyncio
 
-from execd.dispatch import Handler
-from execd.environment import Environment
+from execd.dispatch import Handler, Replies
 from execd.errors import ExecdError
-from execd.kernel.builtin import BASH
-from execd.kernel.channel import Completion, Inspection
 from execd.kernel.kernel import Kernel
-from execd.kernel.manifest import load
 from execd.kernel.question import expect
+from execd.kernel.runner.builtin import BASH
+from execd.kernel.runner.channel import Completion, Inspection
+from execd.kernel.runner.manifest import Manifest, load
 from execd.kernel.table import ContextTable
+from execd.launch.environment import Environment
+from execd.launch.versions import Versions
 from execd.process.reap import Reaper
 from execd.wire.aio import Stream
 from execd.wire.messages import (
@@ -40,14 +41,18 @@ MAX_PROBLEM_CHARS = 1000
 
 
 class Contexts:
-    """Serves contexts in the languages that the manifests of *kernels_dir* declare. Make it in the event loop."""
+    """Contexts in the languages that the manifests of *kernels_dir* declare. Create it inside the event loop."""
 
-    def __init__(self, reaper: Reaper, environment: Environment, kernels_dir: str) -> None:
+    def __init__(
+        self, reaper: Reaper, environment: Environment, kernels_dir: str, versions: Versions | None = None
+    ) -> None:
+        self._environment = environment
+        self._versions = versions or Versions()
         self.table = ContextTable(reaper, environment, load(kernels_dir).with_builtin(BASH))
         self._closing: set[asyncio.Future[None]] = set()
 
     def handlers(self) -> dict[type[Request], Handler]:
-        """For the dispatcher."""
+        """Return the handler of each request."""
         return {
             ContextOpen: self._open,
             ContextPrepare: self._prepare,
@@ -60,19 +65,14 @@ class Contexts:
             ContextInput: self._input,
             ContextComplete: self._complete,
             ContextInspect: self._inspect,
-            ContextRun: self._run,
+            ContextRun: self.run,
         }
 
-    def limited_by(self, claim: Handler) -> Handler:
-        """Return the claim's handler, made to take the limits first that it sets for contexts."""
-
-        async def serve(stream: Stream, request: SandboxClaim) -> None:
-            if request.max_contexts:
-                self.table.max_contexts = request.max_contexts
-            self.table.max_output_bytes = request.max_output_bytes
-            await claim(stream, request)
-
-        return serve
+    def take_settings(self, claim: SandboxClaim) -> None:
+        """Take the limits on contexts, and on the output of a run, from a claim."""
+        if claim.max_contexts:
+            self.table.max_contexts = claim.max_contexts
+        self.table.max_output_bytes = claim.max_output_bytes
 
     async def _open(self, stream: Stream, request: ContextOpen) -> None:
         await self._tell_started(stream, [self.table.open(request.id, request.language, request.cwd)])
@@ -84,12 +84,15 @@ class Contexts:
         await self._tell_started(stream, self.table.fork(request.id, request.ids))
 
     async def _tell_started(self, stream: Stream, kernels: list[Kernel]) -> None:
-        """Send the states of new contexts once all of them run. When one does not, or nobody waits, none stays."""
+        """Send the states of new contexts once all of them can run.
+
+        If one cannot, or nobody waits, close all of them.
+        """
         try:
             for kernel in kernels:
                 await asyncio.shield(kernel.started)
         except (asyncio.CancelledError, ExecdError):
-            # Closing outlives this task, which may have no time any more.
+            # The closing outlives this task, which is being cancelled.
             closing = asyncio.ensure_future(self.table.close(kernels))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -98,7 +101,7 @@ class Contexts:
             await stream.send(kernel.state)
 
     async def _prepare(self, stream: Stream, request: ContextPrepare) -> None:
-        await self.table.prepare()
+        await self.table.prepare(request.language)
         await stream.send(Done())
 
     async def _list(self, stream: Stream, request: ContextList) -> None:
@@ -109,7 +112,7 @@ class Contexts:
     async def _list_languages(self, stream: Stream, request: ContextLanguages) -> None:
         languages = self.table.languages
         for one in languages.manifests:
-            await stream.send(ContextLanguage(one.language, one.aliases, check=one.check))
+            await stream.send(self._describe(one))
         for name, problem in languages.problems.items():
             await stream.send(ContextLanguage(name, problem=problem[:MAX_PROBLEM_CHARS]))
 
@@ -137,7 +140,31 @@ class Contexts:
         answer = await self.table.find(request.id).ask("inspect", fields)
         await stream.send(ContextInspection(expect(answer, Inspection, refusal="context.unsupported").data))
 
-    async def _run(self, stream: Stream, request: ContextRun) -> None:
+    async def run(self, stream: Replies, request: ContextRun) -> None:
+        """Run code in a context, and send what the run says. Raises ExecdError."""
+        if stream.is_broken:
+            return  # nobody waits for the run: it must not begin, nor delay what was asked for after it
         kernel = self.table.find(request.id)
         most_bytes = self.table.max_output_bytes
-        await kernel.run(request.code, request.timeout_s, stream, may_ask=request.input, most_bytes=most_bytes)
+        await kernel.run(
+            request.code,
+            request.timeout_s,
+            stream,
+            may_ask=request.input,
+            most_bytes=most_bytes,
+            notice=self._environment.take_notice(),
+            loss=self.table.take_loss(request.id),
+        )
+
+    def _describe(self, one: Manifest) -> ContextLanguage:
+        declared = self._versions.of(one.language)
+        if declared is None:
+            return ContextLanguage(one.language, one.aliases, check=one.check)
+        return ContextLanguage(
+            one.language,
+            one.aliases,
+            check=one.check,
+            variable=declared.variable,
+            version=self._environment.choice.names[one.language],
+            versions=tuple(declared.versions),
+        )

@@ -1,18 +1,19 @@
-"""What the process of a context uses while a run goes on."""
+"""The CPU time and the memory that the process of a context uses during a run."""
 
 from __future__ import annotations
 
 import os
 import time
 
-_CPUCLOCK_SCHED = 2  # of a process and all of its threads; see clock_getcpuclockid(3)
-_CUTIME = 13  # index in /proc/PID/stat behind the name: of children that were waited for; the system's time follows
+_CPUCLOCK_SCHED = 2  # of a process with all of its threads; see clock_getcpuclockid(3)
+# After the name, in /proc/PID/stat: user time of the children that were waited for; their system time follows.
+_CUTIME = 13
 _RESET_PEAK = b"5"  # see proc_pid_clear_refs(5)
 _PAGE = 8192
 
 
 class Usage:
-    """Reads the process's files in /proc. What the kernel does not tell, or of a process that has ended, is 0."""
+    """A reader of the process's files in /proc. A value that the kernel does not report is 0."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -21,7 +22,7 @@ class Usage:
         self._children_s = self._children()
 
     def begin(self) -> None:
-        """Count from here on."""
+        """Begin to count."""
         self._own_s = self._own()
         try:
             fd = os.open(f"/proc/{self.pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
@@ -30,12 +31,14 @@ class Usage:
             finally:
                 os.close(fd)
         except OSError:
-            pass  # then the peak is the one since its start
+            pass  # the peak is then that since the start of the process
 
     def cpu_s(self, life_s: float = 0.0) -> float:
-        """CPU time since then, in seconds: of the process, and of the children that it waited for. Ask once a run.
+        """Return the CPU time since `begin` in seconds, with that of the children that were waited for.
 
-        *life_s* is that of its whole life, when that is over.
+        Call this once for each run.
+
+        *life_s* is the CPU time of the whole life of the process, if the process has ended.
         """
         if life_s:
             return max(0.0, life_s - self._own_s - self._children_s)
@@ -43,7 +46,7 @@ class Usage:
         return max(0.0, self._own() - self._own_s) + max(0.0, self._children_s - before_s)
 
     def peak_memory_bytes(self) -> int:
-        """The most that was resident at once since then."""
+        """Return the largest resident memory since `begin`."""
         found = self._read("status").partition(b"VmHWM:")[2].split(maxsplit=1)
         return int(found[0]) * 1024 if found else 0
 

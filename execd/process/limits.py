@@ -1,4 +1,4 @@
-"""How often this container ran into its limits, as the kernel counts it."""
+"""How often the kernel has enforced a limit of this container."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import os
 import signal
 from typing import NamedTuple
 
-# cgroup v2 and v1, as a container sees its own.
+# In cgroup v2 and v1, as a container sees its own group.
 KILL_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 REFUSAL_FILES = ("/sys/fs/cgroup/pids.events", "/sys/fs/cgroup/pids/pids.events")
 
-# For want of memory the kernel sends KILL; this is how a shell reports that end of its child.
+# The kernel sends KILL if memory runs out; a shell reports that end of its child with this status.
 KILLED_CODE = 128 + signal.SIGKILL
 
 
 class Hits(NamedTuple):
-    """Counts since the container was made."""
+    """Counts since the container was created."""
 
-    kills: int  # of processes, for want of memory
-    refusals: int  # of new processes and threads
+    kills: int  # processes that were killed because memory ran out
+    refusals: int  # new processes and threads that were refused
 
     def since(self, before: Hits) -> tuple[str, ...]:
-        """Name the limits that were met after an earlier reading: `memory`, `pids`."""
+        """Return the names of the limits that were met after an earlier reading: `memory`, `pids`."""
         met = {"memory": self.kills > before.kills, "pids": self.refusals > before.refusals}
         return tuple(name for name, is_met in met.items() if is_met)
 
 
 class Limits:
-    """Reads the counts; 0 where the kernel does not tell."""
+    """A reader of the counts. A count that the kernel does not report is 0."""
 
     def __init__(
         self, kill_files: tuple[str, ...] = KILL_FILES, refusal_files: tuple[str, ...] = REFUSAL_FILES
@@ -36,12 +36,12 @@ class Limits:
         self._refusals = _Counter(refusal_files, b"max ")
 
     def hits(self) -> Hits:
-        """Return the counts of now."""
+        """Return the present counts."""
         return Hits(self._kills.read(), self._refusals.read())
 
 
 class _Counter:
-    """One line of one file, which stays open: it is read at the begin and the end of everything that runs."""
+    """One line of one file. The file stays open, because every run and every process reads it twice."""
 
     def __init__(self, paths: tuple[str, ...], name: bytes) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""The pipes of a process: output read as it comes, as long as somebody takes it; input written as it is taken."""
+"""The pipes of a process. Output is read while a reader takes it; input is written as the process takes it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping
 from execd.process.output import Output
 from execd.wire.frames import MAX_PAYLOAD_BYTES, Channel
 
-READ_BYTES = MAX_PAYLOAD_BYTES  # as much as a pipe holds, and as one frame carries
-# How long after its end we wait for EOF: a child of its own may hold the pipes open for ever.
+READ_BYTES = MAX_PAYLOAD_BYTES  # the capacity of a pipe, and the payload of one frame
+# How long to wait for EOF after the end of a process: a child of the process may hold the pipes open for ever.
 DRAIN_S = 0.2
 
 _FIONREAD = 0x541B  # bytes waiting in a pipe; the same number on x86, arm64 and riscv
 
-# Takes all of some bytes. False: it has them, and nothing more may come before resume().
+# A sink takes all of some bytes. It returns False if it has them but must get nothing more before resume().
 Sink = Callable[[bytes, Channel], bool]
 
 
 def nowhere(_data: bytes, _channel: Channel) -> bool:
-    """The sink of what nobody wants. Reading on keeps a daemon alive that still writes to its starter's pipe."""
+    """Drop output that nobody wants. To read it keeps a daemon alive that still writes to the pipe of its starter."""
     return True
 
 
 def keep_in(output: Output) -> Sink:
-    """Return the sink that fills *output*, which is never full."""
+    """Return a sink that fills *output*. The sink is never full."""
 
     def take(data: bytes, _channel: Channel) -> bool:
         output.append(data)
@@ -37,19 +37,20 @@ def keep_in(output: Output) -> Sink:
 
 
 class OutputPipes:
-    """Reads pipes into a sink. A sink that is full stops the reading, so the pipes fill and their writers block."""
+    """Pipes that are read into a sink. A full sink stops the reading, so the pipes fill and their writers block."""
 
     def __init__(self, pipes: Mapping[int, Channel], sink: Sink, *, late_sink: Sink = nowhere) -> None:
         """Own these non-blocking descriptors. Nothing is read before `resume()`.
 
         Args:
-            late_sink: takes what arrives on a pipe after it has been given up, see `drain()`. It is never full.
+            late_sink: Takes what arrives on a pipe after `drain()` has given it up. It is never full.
         """
         self.total_bytes = 0  # that reached the sink
         self._loop = asyncio.get_running_loop()
         self._awaited = dict(pipes)
         self._given_up: dict[int, Channel] = {}
-        self._left: dict[int, int] = {}  # at the end of the drain time: bytes that are still to be delivered
+        # Bytes that were in a pipe at the end of the drain time, and are still to be delivered.
+        self._left: dict[int, int] = {}
         self._sink = sink
         self._late_sink = late_sink
         self._reading = False
@@ -57,17 +58,17 @@ class OutputPipes:
         self._deadline: asyncio.TimerHandle | None = None
 
     def resume(self) -> None:
-        """Read (on), from the next turn of the loop."""
+        """Start or continue to read, from the next turn of the event loop."""
         if not self._reading:
             self._reading = True
             for fd in self._awaited:
                 self._loop.add_reader(fd, self._read, fd)
 
     def drain(self, on_done: Callable[[], None]) -> None:
-        """The process has ended: call *on_done* once when all that it wrote has reached the sink.
+        """Read what an ended process has written. Call *on_done* once when all of it has reached the sink.
 
-        That is at EOF. Where something else holds a pipe open it is DRAIN_S later, after what waited in the pipe then
-        has been delivered, however slow the sink; from there on that pipe is read into the late sink.
+        That is at EOF. If another process holds a pipe open, it is when the bytes have been delivered that the pipe
+        held DRAIN_S after this call, however slow the sink is. From then on the pipe is read into the late sink.
         """
         self._on_done = on_done
         if self._awaited:
@@ -76,12 +77,12 @@ class OutputPipes:
             self._check_done()
 
     def discard(self) -> None:
-        """Nobody listens any more: read all that comes into nowhere."""
+        """Read everything that still comes, and drop it: nobody listens any more."""
         self._sink = nowhere
         self.resume()
 
     def close(self) -> None:
-        """Close all pipes now; *on_done* is not called any more."""
+        """Close all pipes now. *on_done* is not called any more."""
         self._on_done = None
         if self._deadline is not None:
             self._deadline.cancel()
@@ -97,7 +98,7 @@ class OutputPipes:
         except BlockingIOError:
             return
         except OSError:
-            data = b""  # as good as EOF: there is nothing to be had from it
+            data = b""  # equivalent to EOF: nothing more can be read
         channel = self._awaited[fd]
         if not data:
             self._loop.remove_reader(fd)
@@ -149,24 +150,24 @@ class OutputPipes:
             return
         if self._deadline is not None:
             self._deadline.cancel()
-        self._sink = nowhere  # what is remembered of a process must not keep the stream it wrote to
+        self._sink = nowhere  # a process that is remembered must not keep alive the stream that it wrote to
         on_done, self._on_done = self._on_done, None
         on_done()
 
 
 class InputPipe:
-    """A process's stdin."""
+    """The stdin of a process."""
 
     def __init__(self, fd: int) -> None:
-        """Own this non-blocking descriptor; -1 is a stdin that was closed from the start."""
+        """Own this non-blocking descriptor. -1: the stdin is closed from the start."""
         self._fd = fd
         self._loop = asyncio.get_running_loop()
         self._writable: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
-        """Return when the pipe has taken all of *data*, or when nobody can read it any more (no error).
+        """Return when the pipe has taken all of *data*, or when no process can read it any more, which is no error.
 
-        One task writes. Cancelled, it may have written a part.
+        Only one task may write. If it is cancelled, a part may have been written.
         """
         view = memoryview(data)
         while view and self._fd >= 0:
@@ -175,10 +176,10 @@ class InputPipe:
             except BlockingIOError:
                 await self._wait_writable()
             except OSError:
-                self.close()  # EPIPE: the process does not want to know, which is its right
+                self.close()  # EPIPE: the process has closed its stdin
 
     def close(self) -> None:
-        """Give the process EOF. Harmless when repeated."""
+        """Give the process EOF. Repeated calls are harmless."""
         if self._fd >= 0:
             self._stop_waiting()
             os.close(self._fd)

@@ -1,4 +1,4 @@
-"""One process: from its spawn to its end, and the cause of that."""
+"""One process: its life from spawn to end, and the cause of its end."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from execd.process.pipes import InputPipe, OutputPipes, Sink, keep_in, nowhere
 from execd.process.reap import Exit, Reaper
 from execd.process.spawn import Child
 from execd.wire.frames import Channel
-from execd.wire.messages import ProcessExited, ProcessState
+from execd.wire.messages import MAX_COMMAND_CHARS, ProcessExited, ProcessState
 
 log = logging.getLogger("execd")
 
 GRACE_S = 2.0  # between TERM and KILL
-MAX_COMMAND_CHARS = 8 * 1024  # a script may have megabytes, and a thousand ended processes are remembered
 
 _DEADLY = (signal.SIGTERM, signal.SIGKILL)
 
 
 class Process:
-    """A process that was spawned, and what is known of it as long as somebody may ask.
+    """A process that was spawned. The object is kept while a client may ask about the process.
 
-    It lives on its own: whoever started it may go away. Reading begins with `resume()`.
+    The process does not depend on the request that started it. Reading begins with `resume()`.
     """
 
     def __init__(
         self, process_id: str, command: str, child: Child, *, reaper: Reaper, limits: Limits, sink: Sink | None
     ) -> None:
-        """Take a fresh child over; call it before the event loop runs again.
+        """Take over a fresh child. Call this before the event loop runs again.
 
         Args:
-            sink: takes the output as it comes; None keeps it, in `output`.
+            sink: Takes the output as it comes. None: the output is kept in `output`.
         """
         self.id = process_id
         self.command = command[:MAX_COMMAND_CHARS]
@@ -59,9 +58,11 @@ class Process:
             sink = late_sink = keep_in(self.output)
         pipes = {child.stdout: Channel.STDOUT, child.stderr: Channel.STDERR}
         self._pipes = OutputPipes({fd: pipes[fd] for fd in pipes if fd >= 0}, sink, late_sink=late_sink)
-        self._end: Exit | None = None  # of the process itself; `exited` follows when its output has been delivered
-        self._cause = ""  # timeout, killed or link_lost, when we ended it
-        self._told_to_die = False  # by a signal from outside
+        # How the process itself ended; `exited` is set when its output has been delivered.
+        self._end: Exit | None = None
+        self.notice = ""  # for the receipt
+        self._cause = ""  # timeout, killed or link_lost, if execd ended the process
+        self._told_to_die = False  # whether a client has sent a deadly signal
         self._timeout: asyncio.TimerHandle | None = None
         self._kill: asyncio.TimerHandle | None = None
         self._group_gone = False
@@ -73,8 +74,8 @@ class Process:
         """Whether the process itself, the leader of its group, has not ended yet."""
         return self._end is None
 
-    def state(self, output_start: int = 0) -> ProcessState:
-        """Return what the table knows of it."""
+    def state(self, output_start: int = 0, output_end: int | None = None) -> ProcessState:
+        """Return the state of the process, for the control plane."""
         return ProcessState(
             id=self.id,
             command=self.command,
@@ -83,60 +84,61 @@ class Process:
             finished_at=self.finished_at,
             exited=self.exited,
             output_start=output_start,
-            output_end=self.output.end if self.output else 0,
+            output_end=output_end if output_end is not None else self.output.end if self.output else 0,
         )
 
     def resume(self) -> None:
-        """Read its output (on)."""
+        """Start or continue to read the output."""
         self._pipes.resume()
 
     def on_end(self, callback: Callable[[ProcessExited], None]) -> None:
-        """Call *callback* once when it is known how it ended; at once when it is."""
+        """Call *callback* once it is known how the process ended; at once if it is known already."""
         if self.exited is None:
             self._on_end.append(callback)
         else:
             callback(self.exited)
 
     async def wait(self) -> ProcessExited:
-        """Return how it ended. Cancelling stops the wait, not the process."""
+        """Return how the process ended. Cancelling stops the wait, not the process."""
         ended: asyncio.Future[ProcessExited] = self._loop.create_future()
         self.on_end(lambda exited: None if ended.done() else ended.set_result(exited))
         return await ended
 
-    # -- ending it ----------------------------------------
+    # -- how a process is ended
 
     def limit(self, timeout_s: float) -> None:
-        """End it *timeout_s* seconds from now, if it lives so long."""
+        """End the process *timeout_s* seconds from now, unless it ends earlier."""
         self._timeout = self._loop.call_later(timeout_s, self._timed_out)
 
     def abandon(self, cause: str) -> None:
-        """Whoever started it is gone: end it, and drop its output."""
+        """End the process and drop its output: the client that started it is gone."""
         self._pipes.discard()
         self.stop(cause)
 
     def stop(self, cause: str) -> None:
-        """End the process group, TERM first and KILL after GRACE_S. A process that has ended leaves its children."""
+        """End the process group: TERM first, KILL after GRACE_S. Do nothing if the process itself has ended."""
         if self.alive:
             self._cause = self._cause or cause
             self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)  # one that is stopped could not hear TERM
+            self._signal(signal.SIGCONT)  # a stopped process would not notice TERM
             self._kill_after(GRACE_S)
 
     def signal(self, number: int, kill_after_s: float | None = None) -> None:
-        """Send a signal to the process group, also to what is left of it when the process itself has ended.
+        """Send a signal to the process group, or to what is left of it if the process itself has ended.
 
         Args:
-            kill_after_s: KILL follows after so many seconds, to all that is left of the group then.
+            kill_after_s: Send KILL after so many seconds, to everything that is left of the group then.
 
         Raises:
-            ExecdError: `request.invalid`, for a number that is no signal, a bad time, or a group we may not signal.
+            ExecdError: `request.invalid`: the number is not a signal, the time is negative, or the kernel does not
+                permit execd to signal the group.
         """
         if not 1 <= number < signal.NSIG:
             raise ExecdError("request.invalid", f"{number} is not a signal")
         if kill_after_s is not None and not kill_after_s >= 0:
-            raise ExecdError("request.invalid", f"kill after {kill_after_s} s")
+            raise ExecdError("request.invalid", f"kill_after_s is {kill_after_s}: it must not be negative")
         if not self._signal(number):
-            raise ExecdError("request.invalid", f"not allowed to signal process {self.id}, which runs as another user")
+            raise ExecdError("request.invalid", f"execd may not signal process {self.id}, which runs as another user")
         self._told_to_die = self._told_to_die or number in _DEADLY
         if kill_after_s is not None:
             self._kill_after(kill_after_s)
@@ -147,14 +149,14 @@ class Process:
         self._signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Let go of its pipes and timers."""
+        """Close the pipes and stop the timers."""
         self.stdin.close()
         self._pipes.close()
         for timer in (self._timeout, self._kill):
             if timer is not None:
                 timer.cancel()
 
-    # -- inside ----------------------------------------
+    # -- inside
 
     def _signal(self, number: int) -> bool:
         if self._group_gone:
@@ -162,10 +164,10 @@ class Process:
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
-            # Remembered once the process is reaped: from then on the number may come to belong to somebody else.
+            # Remembered once the process is reaped: from then on another process may get the number.
             self._group_gone = not self.alive
         except PermissionError:
-            log.warning("process %s: not allowed to send signal %d to its group", self.id, number)
+            log.warning("execd may not send the process group of %s signal %d", self.id, number)
             return False
         return True
 
@@ -177,7 +179,7 @@ class Process:
             self._kill = self._loop.call_later(delay_s, self.kill)
 
     def _timed_out(self) -> None:
-        self._reaper.reap()  # it may have ended by itself in this very moment
+        self._reaper.reap()  # the process may have ended by itself in this very moment
         self.stop("timeout")
 
     def _reaped(self, end: Exit) -> None:
@@ -186,7 +188,7 @@ class Process:
         cause = self._cause_of(end)
         if self._timeout is not None:
             self._timeout.cancel()
-        self._signal(0)  # is anything left of the group?
+        self._signal(0)  # find out whether anything is left of the group
         if self._group_gone and self._kill is not None:
             self._kill.cancel()
         self.stdin.close()
@@ -212,6 +214,7 @@ class Process:
             peak_memory_bytes=end.peak_memory_bytes,
             output_bytes=self._pipes.total_bytes,
             limits_hit=self._limits.hits().since(self._hits_before),
+            notice=self.notice,
         )
         callbacks, self._on_end = self._on_end, []
         for callback in callbacks:

@@ -1,4 +1,4 @@
-"""Who ended, and how: one handler for SIGCHLD, one callback a child."""
+"""The reaper: one handler for SIGCHLD, and one callback for each child."""
 
 from __future__ import annotations
 
@@ -18,36 +18,39 @@ log = logging.getLogger("execd")
 class Exit(NamedTuple):
     """How a child ended."""
 
-    exit_code: int  # 128 + signal number when a signal ended it, as shells say
-    signal: int  # 0: it exited
-    cpu_s: float  # user and system, its own and that of its children it waited for
-    peak_memory_bytes: int  # of the largest among those; never less than execd's own size, which exec inherits
+    exit_code: int  # 128 + the signal's number if a signal ended the child, as shells report it
+    signal: int  # 0: the child exited
+    cpu_s: float  # user and system time of the child, and of the children that it waited for
+    peak_memory_bytes: int  # of the largest of those processes; at least the size of execd, which exec inherits
 
 
-LOST = Exit(exit_code=255, signal=0, cpu_s=0.0, peak_memory_bytes=0)  # somebody else took the status
+LOST = Exit(exit_code=255, signal=0, cpu_s=0.0, peak_memory_bytes=0)  # other code in this process took the status
 
 
 class Reaper:
-    """Waits for children. Make it inside the running event loop, once.
+    """Waits for children. Create one inside the running event loop.
 
-    As PID 1 it reaps every orphan of the container too. Anywhere else it waits only for pids that it was told of, so
-    that it takes no status from other parts of the same process.
+    As PID 1 it also reaps every orphan of the container. Anywhere else it waits only for the pids that it was given,
+    and takes no status from other parts of the same process.
     """
 
     def __init__(self, *, orphans: bool | None = None) -> None:
-        """Begin. *orphans*: whether to reap all children, told of or not; None: when we are PID 1."""
+        """Begin to wait.
+
+        *orphans*: whether to reap all children, also those that nobody watches. None: if this is PID 1.
+        """
         self._orphans = os.getpid() == 1 if orphans is None else orphans
         self._callbacks: dict[int, Callable[[Exit], None]] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
     def watch(self, pid: int, callback: Callable[[Exit], None]) -> None:
-        """Call *callback* once when this child has ended, from the event loop, never from inside this call.
+        """Call *callback* once when this child has ended; from the event loop, never from inside this call.
 
-        Call it before the event loop gets to run again after the spawn; else PID 1 may have taken it for an orphan,
-        and the callback hears of LOST.
+        Call this before the event loop runs again after the spawn. Otherwise PID 1 may have reaped the child as an
+        orphan, and the callback gets LOST.
         """
-        # It may have ended before we were told of it, and its SIGCHLD be gone.
+        # The child may have ended before this call, and its SIGCHLD may have been handled.
         exited = _wait(pid)
         if exited is None:
             self._callbacks[pid] = callback
@@ -55,13 +58,13 @@ class Reaper:
             self._loop.call_soon(callback, exited)
 
     def wait(self, pid: int) -> asyncio.Future[Exit]:
-        """Return a future of how this child ends. Rules as for `watch`. Cancelling it stops the wait, not the child."""
+        """Return a future of how this child ends. See `watch`. Cancelling stops the wait, not the child."""
         ended: asyncio.Future[Exit] = self._loop.create_future()
         self.watch(pid, lambda exited: None if ended.done() else ended.set_result(exited))
         return ended
 
     def reap(self) -> None:
-        """Take the status of every child that has ended by now, and tell."""
+        """Take the status of every child that has ended by now, and call the callbacks."""
         if not self._orphans:
             for pid in list(self._callbacks):
                 exited = _wait(pid)
@@ -78,7 +81,7 @@ class Reaper:
             self._dispatch(pid, _exit(status, usage))
 
     def close(self) -> None:
-        """Stop. Nobody is told of anything any more."""
+        """Stop. No callback is called any more."""
         self._loop.remove_signal_handler(signal.SIGCHLD)
         self._callbacks.clear()
 
@@ -89,7 +92,8 @@ class Reaper:
         try:
             callback(exited)
         except Exception:
-            log.exception("the end of process %d was not dealt with", pid)  # others have ended too: go on with them
+            # Other children have ended too: go on with them.
+            log.exception("the handler of the end of process %d failed", pid)
 
 
 def _wait(pid: int) -> Exit | None:

@@ -1,7 +1,7 @@
-"""What both shells share: the multiplexer's streams for asyncio, over anything that carries bytes messages.
+"""The streams of the multiplexer for asyncio, over anything that carries messages of bytes. Both ends use them.
 
-The only file in this package that awaits. `Endpoint` feeds one `Connection` and owns its streams; who dialled, and
-what runs on a stream, is the business of `execd/server.py` and `controlplane/link/link.py`.
+Only this file of the package awaits. `Endpoint` feeds one `Connection` and owns its streams. `execd/server.py` and
+`controlplane/link/link.py` decide who dials and what runs on a stream.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from .events import DataReceived, EndReceived, Event, HelloReceived, MessageRece
 from .frames import MAX_PAYLOAD_BYTES, Channel
 from .messages import Hello, Problem, Reply, Request, encode_message
 
-# Both ends refuse WebSocket messages larger than this. The writer puts whole frames into one, as many as fit.
+# Both ends refuse larger WebSocket messages. The writer puts as many whole frames into one message as fit.
 MAX_CHUNK_BYTES = 512 * 1024
 
-# What may wait for the socket. Credit bounds each stream; this bounds all of them together when the peer has stopped
-# reading (a paused sandbox, a hostile one). Then requests and data wait; nothing piles up.
+# What may wait for the socket. Credit bounds each stream, and this bounds all of them together when the peer has
+# stopped reading (a paused sandbox, a hostile one). Then requests and data wait, and nothing piles up.
 MAX_UNSENT_BYTES = 1024 * 1024
 
-# After so much input the loop gets its turn: a peer that never pauses shares the process with others.
+# After so much input other tasks run: a peer that never pauses shares the process with others.
 TURN_BYTES = 64 * 1024
 MESSAGE_OVERHEAD_BYTES = 256  # what a WebSocket message costs beside its bytes
 
 
 class StreamReset(WireError):
-    """The peer ended the stream with a problem."""
+    """The peer has ended the stream with a problem."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.code}: {problem.message}")
@@ -38,14 +38,14 @@ class StreamReset(WireError):
 
 
 class StreamClosed(WireError):
-    """This side reset the stream."""
+    """This side has reset the stream."""
 
 
 class StreamLost(WireError):
-    """The link under the stream is gone."""
+    """The link of the stream is gone."""
 
 
-# Nobody is listening on a stream any more, whoever ended it.
+# Nobody listens on the stream any more, whichever side has ended it.
 BROKEN = (StreamReset, StreamLost, StreamClosed)
 
 
@@ -83,8 +83,13 @@ class Stream:
         self._on_broken: Callable[[], object] | None = None
 
     @property
+    def is_broken(self) -> bool:
+        """Whether either end has reset the stream, or its link has broken."""
+        return self._error is not None
+
+    @property
     def is_lost(self) -> bool:
-        """Whether the link broke under it."""
+        """Whether the link of the stream has broken."""
         return isinstance(self._error, StreamLost)
 
     # -- reading
@@ -92,11 +97,11 @@ class Stream:
     async def receive(self) -> Reply | Data | None:
         """Return the next message or data; None after the peer's END.
 
-        What is returned counts as taken in: the peer gets its credit back. Cancelling is safe and loses nothing.
+        What is returned counts as consumed, and the peer gets its credit back. Cancelling is safe and loses nothing.
 
         Raises:
-            StreamReset, StreamLost: what had arrived before has been returned first.
-            StreamClosed: we reset it.
+            StreamReset, StreamLost: Everything that arrived before has been returned.
+            StreamClosed: This side has reset the stream.
         """
         while not self._inbox:
             if self.ended:
@@ -113,7 +118,7 @@ class Stream:
         return self._pop()
 
     def receive_nowait(self) -> Reply | Data | None:
-        """Return what `receive()` would return without waiting; None also when nothing is there."""
+        """Return what `receive()` would return without waiting, or None if nothing is there."""
         return self._pop() if self._inbox else None
 
     def _pop(self) -> Reply | Data | None:
@@ -127,13 +132,13 @@ class Stream:
     # -- writing
 
     async def send(self, message: Request | Reply) -> None:
-        """Send a message, waiting for credit; a large one travels in pieces.
+        """Send a message, and wait for credit. A large message travels in pieces.
 
         Cancelling is safe before anything was sent. In the middle of a large message it resets the stream.
 
         Raises:
-            MessageTooLarge: nothing was sent.
-            StreamReset, StreamLost, StreamClosed: nobody is listening any more.
+            MessageTooLarge: Nothing was sent.
+            StreamReset, StreamLost, StreamClosed: Nobody listens any more.
         """
         payload = encode_whole(message)
         if len(payload) > MAX_PAYLOAD_BYTES:
@@ -157,7 +162,10 @@ class Stream:
             raise
 
     async def write(self, data: bytes | memoryview, channel: Channel) -> None:
-        """Send all of *data*, waiting for credit. Cancelled, it may have sent some of it. Errors as in `send()`."""
+        """Send all of *data*, and wait for credit.
+
+        A cancelled call may have sent a part. Errors are those of `send()`.
+        """
         view = memoryview(data)
         while True:
             view = view[self.write_nowait(view, channel) :]
@@ -166,7 +174,10 @@ class Stream:
             await self._wait_for_room(1)
 
     def write_nowait(self, data: bytes | memoryview, channel: Channel) -> int:
-        """Send as much of *data* as there is room for, return how many bytes that was. Errors as in `send()`."""
+        """Send as much of *data* as there is room for.
+
+        Return how many bytes were sent. Errors are those of `send()`.
+        """
         self._check()
         view = memoryview(data)
         while view and (room := self._endpoint.sendable(self.id)):
@@ -176,11 +187,11 @@ class Stream:
         return len(data) - len(view)
 
     async def wait_writable(self) -> None:
-        """Return when at least one byte of data can be sent. Errors as in `send()`."""
+        """Return when at least one byte of data can be sent. Errors are those of `send()`."""
         await self._wait_for_room(1)
 
     def end(self) -> None:
-        """Say that nothing more will be sent. Harmless when the stream is over already."""
+        """Send END: nothing more will be sent. Do nothing if the stream has ended already."""
         if self.local_done or self._error is not None:
             return
         self._endpoint.connection.send_end(self.id)
@@ -189,7 +200,10 @@ class Stream:
         self._endpoint.forget_if_closed(self.id)
 
     def reset(self, code: str, message: str) -> None:
-        """End the stream at once, both ways, and drop what was not read. Harmless when the stream is over already."""
+        """End the stream at once, in both directions, and drop what was not read.
+
+        Do nothing if it has ended already.
+        """
         if self._error is None:
             self._endpoint.connection.send_reset(self.id, Problem(code, message))
             self._endpoint.flush()
@@ -218,7 +232,7 @@ class Stream:
             if self._writable is not None:
                 raise LocalProtocolError(f"two tasks write stream {self.id}")
             if not self._endpoint.connection.is_open(self.id):
-                raise LocalProtocolError(f"stream {self.id} has ended, it takes nothing more")
+                raise LocalProtocolError(f"stream {self.id} has ended")
             self._writable = asyncio.get_running_loop().create_future()
             try:
                 await self._endpoint.wait_for_socket(self._writable)
@@ -248,7 +262,7 @@ def encode_whole(message: Request | Reply) -> bytes:
     """Return the message as msgpack. Raises MessageTooLarge."""
     payload = encode_message(message)
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise MessageTooLarge(f"a message of {len(payload)} bytes, more than {MAX_MESSAGE_BYTES}")
+        raise MessageTooLarge(f"a message has {len(payload)} bytes, more than {MAX_MESSAGE_BYTES}")
     return payload
 
 
@@ -258,9 +272,9 @@ def _wake(future: asyncio.Future[None] | None) -> None:
 
 
 class Endpoint:
-    """One end of a link: feeds the multiplexer from a carrier and back.
+    """One end of a link. It feeds the multiplexer from a carrier, and the carrier from the multiplexer.
 
-    `on_open` is called at execd for each stream that the control plane opens.
+    At execd, `on_open` is called for each stream that the control plane opens.
     """
 
     def __init__(self, connection: Connection, on_open: Callable[[Stream, Request], None] | None = None) -> None:
@@ -276,14 +290,14 @@ class Endpoint:
         self._over = False
 
     async def run(self, carrier: Carrier) -> None:
-        """Carry bytes both ways until the carrier ends. However it ends, all streams are lost then.
+        """Carry bytes both ways until the carrier ends. Then all streams are lost, however it ended.
 
         Raises:
-            RemoteProtocolError: the peer broke the rules; close the carrier.
+            RemoteProtocolError: The peer has broken the rules; close the carrier.
             Whatever the carrier raises when it breaks.
         """
         self._carrier = carrier
-        self.flush()  # our hello
+        self.flush()  # the hello of this side
         writer = asyncio.ensure_future(self._write(carrier))
         try:
             await self._read(carrier)
@@ -296,20 +310,20 @@ class Endpoint:
             raise failure
 
     async def wait_hello(self) -> Hello:
-        """Return the peer's hello, waiting for it. Cancelling is safe.
+        """Return the peer's hello once it has arrived. Cancelling is safe.
 
         Raises:
-            StreamLost: the link was lost before.
+            StreamLost: The link was lost before.
         """
         return await asyncio.shield(self._hello)
 
     async def open(self, request: Request) -> Stream:
-        """Open a stream with a request (control plane only). Cancelled, it leaves no stream behind.
+        """Open a stream with a request (control plane only). A cancelled call leaves no stream behind.
 
         Raises:
-            StreamLost: the link is gone.
-            TooManyStreams: close one first.
-            MessageTooLarge: nothing was sent.
+            StreamLost: The link is gone.
+            TooManyStreams: Close a stream first.
+            MessageTooLarge: Nothing was sent.
         """
         payload = encode_whole(request)
         while self._is_full() and not self._over:
@@ -317,7 +331,7 @@ class Endpoint:
         if self._over:
             raise StreamLost("the link is gone")
         if self.connection.worn_out and self._carrier is not None:
-            await self._carrier.close()  # the peer dials again, and counts from one
+            await self._carrier.close()  # the peer dials again, and numbers its streams from one
             raise StreamLost("the link is worn out")
         if len(payload) <= MAX_PAYLOAD_BYTES:
             return self._add(self.connection.open(payload))
@@ -328,22 +342,22 @@ class Endpoint:
 
     @property
     def stream_count(self) -> int:
-        """Streams that are open now."""
+        """The number of streams that are open now."""
         return self.connection.stream_count
 
     # -- called by the streams
 
     def flush(self) -> None:
-        """Let the writer send what the multiplexer has to say."""
+        """Have the writer send what the multiplexer has to say."""
         if self.connection.unsent_bytes:
             self._outgoing.set()
 
     def sendable(self, stream_id: int) -> int:
-        """How many bytes fit into one frame of a stream now."""
+        """Return how many bytes fit into one frame of a stream now."""
         return 0 if self._is_full() else self.connection.sendable(stream_id)
 
     async def wait_for_socket(self, future: asyncio.Future[None]) -> None:
-        """Wait for a future, which is woken too when the socket has taken what was too much."""
+        """Wait for a future. Wake it also when the socket has taken the surplus."""
         if not self._is_full():
             await future
             return
@@ -359,7 +373,7 @@ class Endpoint:
         self.flush()
 
     def forget_if_closed(self, stream_id: int) -> None:
-        """Drop a stream that is over on both sides."""
+        """Drop a stream that has ended on both sides."""
         if not self.connection.is_open(stream_id):
             self._streams.pop(stream_id, None)
 
@@ -377,22 +391,22 @@ class Endpoint:
         turn = TURN_BYTES
         async for chunk in carrier:
             if isinstance(chunk, str) or not chunk:
-                raise RemoteProtocolError("a message of text, or of nothing")
+                raise RemoteProtocolError("a message is text, or is empty")
             self.bytes_in += len(chunk)
             try:
-                self.connection.receive_data(chunk)
+                for _ in self.connection.receive_in_steps(chunk):
+                    self._dispatch_all()
+                    await asyncio.sleep(0)
             finally:
-                for event in self.connection.events_received():
-                    self._dispatch(event)
-            self.flush()
+                self._dispatch_all()
             turn -= len(chunk) + MESSAGE_OVERHEAD_BYTES
             if turn < 0:
                 turn = TURN_BYTES
                 await asyncio.sleep(0)
 
     async def _write(self, carrier: Carrier) -> None:
-        # One writer: all that was said in one turn of the loop leaves as one WebSocket message, and a peer that does
-        # not read stops us here.
+        # One writer: everything that was said in one turn of the loop leaves as one WebSocket message, and a peer that
+        # does not read stops it here.
         try:
             while True:
                 await self._outgoing.wait()
@@ -415,13 +429,18 @@ class Endpoint:
         self._over = True
         if not self._hello.done():
             self._hello.set_exception(StreamLost("the link is gone"))
-            self._hello.exception()  # it is no mistake when nobody asks for it
+            self._hello.exception()  # asyncio would log an exception that nobody retrieves
         for stream in list(self._streams.values()):
             stream._broke(StreamLost("the link is gone"))
         self._streams.clear()
         for future in self._blocked:
             _wake(future)
         self._blocked.clear()
+
+    def _dispatch_all(self) -> None:
+        for event in self.connection.events_received():
+            self._dispatch(event)
+        self.flush()
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, HelloReceived):
@@ -434,7 +453,7 @@ class Endpoint:
                 self._on_open(stream, event.request)
             return
         known = self._streams.get(event.stream_id)
-        if known is None:  # we have reset it in this very turn
+        if known is None:  # this side has reset it in this very turn
             self.connection.discard(event.stream_id)
         elif isinstance(event, DataReceived):
             known._arrived(Data(event.channel, event.data), event.cost)

@@ -3,16 +3,16 @@
 A shell does three things, in this order, and nothing else:
 
     conn.receive_data(chunk)                # bytes from the socket
-    for event in conn.events_received(): …  # what they meant
-    socket.send(conn.data_to_send())        # what we want to say
+    for event in conn.events_received(): …  # their meaning
+    socket.send(conn.data_to_send())        # what this side has to say
 
-and calls `consumed()` when the application has taken an event in, which gives the peer its credit back.
+It calls `consumed()` when the application has processed an event, which gives the peer its credit back.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from .errors import LocalProtocolError, RemoteProtocolError, TooManyStreams
@@ -42,18 +42,19 @@ from .states import TRANSITIONS, StreamEvent, StreamState
 
 # A message may be larger than one frame (a figure, a cell of code), but never larger than this.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-MAX_STREAMS = 4096  # at once on one link; a sandbox that needs more is a runaway
-MAX_STREAM_ID = (1 << 32) - 1  # then the link is worn out: close it and make a new one
+MAX_STREAMS = 4096  # at once on one link; a sandbox that needs more is out of control
+FRAMES_A_STEP = 256  # a chunk of 512 KiB may hold 52,000 frames, which take a large part of a second
+MAX_STREAM_ID = (1 << 32) - 1  # then the link is worn out: close it and create a new one
 
 
 class Role(enum.Enum):
-    """Which end this is: only the control plane opens streams."""
+    """The end of the link. Only the control plane opens streams."""
 
     CONTROL_PLANE = "controlplane"
     AGENT = "execd"
 
 
-# What each end receives; the other end sends it.
+# What each end receives and the other end sends.
 _CHANNELS = {
     Role.CONTROL_PLANE: frozenset((Channel.STDOUT, Channel.STDERR)),
     Role.AGENT: frozenset((Channel.INPUT,)),
@@ -67,18 +68,18 @@ class _Stream:
         self.state = StreamState.OPEN
         self.send = SendWindow()
         self.receive = ReceiveWindow()
-        self.opened = False  # has its request arrived whole?
-        self.cut = False  # are we in the middle of sending a message?
+        self.opened = False  # whether its request has arrived whole
+        self.cut = False  # whether this side is in the middle of sending a message
         self.parts: bytearray | None = None  # of the message that is arriving
-        self.withheld = 0  # cost of those parts for which no credit was given yet
-        self.unread = 0  # cost of events that the application has not taken in
+        self.withheld = 0  # the cost of those parts for which no credit was given yet
+        self.unread = 0  # the cost of events that the application has not consumed
 
 
 class Connection:
     """One end of a link."""
 
     def __init__(self, role: Role, hello: Hello) -> None:
-        """Say hello at once: the first bytes of `data_to_send()` are ours before anything has been received."""
+        """Prepare the hello: the first bytes of `data_to_send()` do not depend on the peer."""
         self._role = role
         self._their_channels = _CHANNELS[role]
         self._parser = FrameParser()
@@ -95,33 +96,46 @@ class Connection:
         self.generation = GENERATION
         self._emit(0, Kind.HELLO, encode_message(hello))
 
-    # -- bytes in, events out ----------------------------------------
+    # -- bytes in, events out
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer. Then read `events_received()`, and send `data_to_send()`.
 
         Raises:
-            RemoteProtocolError: the peer broke the rules, now or before; close the link. Events before the breach
+            RemoteProtocolError: The peer has broken the rules, now or before; close the link. Events before the breach
                 are kept, however the bytes were cut.
+        """
+        for _ in self.receive_in_steps(data):
+            pass
+
+    def receive_in_steps(self, data: bytes) -> Iterator[None]:
+        """Take bytes as `receive_data` does, but yield after every FRAMES_A_STEP frames. Take all steps.
+
+        The events of a step can be read, and anything may be sent, before the next step.
         """
         if self._breach is not None:
             raise self._breach
+        left = FRAMES_A_STEP
         try:
             for frame in self._parser.feed(data):
                 (self._HANDLERS[frame.kind] if self.peer is not None else Connection._on_hello)(self, frame)
+                left -= 1
+                if not left:
+                    left = FRAMES_A_STEP
+                    yield
         except RemoteProtocolError as error:
             self._breach = error
             raise
 
     def events_received(self) -> list[Event]:
-        """Return what happened since the last call, in order."""
+        """Return what has happened since the last call, in order."""
         events, self._events = self._events, []
         return events
 
     def data_to_send(self, limit_bytes: int | None = None) -> bytes:
-        """Return the bytes to send now; b"" when there is nothing.
+        """Return the bytes to send now; b"" if there is nothing.
 
-        With a limit, as many whole frames as fit into it, and at least one.
+        With a limit, return as many whole frames as fit into it, and at least one.
         """
         out = self._out
         if limit_bytes is None or self.unsent_bytes <= limit_bytes:
@@ -136,14 +150,14 @@ class Connection:
         self.unsent_bytes -= size
         return data
 
-    # -- intents in ----------------------------------------
+    # -- intents in
 
     def open(self, piece: bytes | memoryview, *, more: bool = False) -> int:
-        """Open a stream with the first piece of its encoded request, return its id. Control plane only.
+        """Open a stream with the first piece of its encoded request. Return its id. Control plane only.
 
         Raises:
-            TooManyStreams: close one first.
-            LocalProtocolError: wrong role, no hello yet, the link is worn out, or a piece that fits no frame.
+            TooManyStreams: Close a stream first.
+            LocalProtocolError: The role is wrong, there was no hello, the link is worn out, or the piece fits no frame.
         """
         if self._role is not Role.CONTROL_PLANE:
             raise LocalProtocolError("only the control plane opens streams")
@@ -164,10 +178,10 @@ class Connection:
         return self._last_stream_id
 
     def send_message(self, stream_id: int, piece: bytes | memoryview, *, more: bool = False) -> None:
-        """Send an encoded message, or with *more* a piece of one; it costs `HEADER_BYTES + len(piece)` of credit.
+        """Send an encoded message, or with *more* a piece of one. It costs `HEADER_BYTES + len(piece)` of credit.
 
-        A piece with *more* after it is MAX_PAYLOAD_BYTES long. Between two pieces of one message nothing else but a
-        reset may be sent on that stream.
+        A piece with *more* is MAX_PAYLOAD_BYTES long. Between two pieces of one message, only a reset may be sent on
+        that stream.
         """
         self._check_piece(piece, more)
         stream = self._step(stream_id, StreamEvent.SEND)
@@ -176,7 +190,7 @@ class Connection:
         self._emit(stream_id, Kind.MESSAGE, piece, MORE if more else 0)
 
     def send_data(self, stream_id: int, data: bytes | memoryview, channel: Channel) -> None:
-        """Send raw bytes: at most `sendable(stream_id)` of them, in one frame."""
+        """Send raw bytes in one frame: at most `sendable(stream_id)` of them."""
         self._check_piece(data, more=False)
         if channel in self._their_channels:
             raise LocalProtocolError(f"data on channel {channel.name}, which only the peer sends")
@@ -186,7 +200,7 @@ class Connection:
         self._emit(stream_id, Kind.DATA, data, channel)
 
     def send_end(self, stream_id: int) -> None:
-        """Say that we have nothing more to send on this stream."""
+        """Send END: this side has nothing more to send on the stream."""
         if (stream := self._streams.get(stream_id)) is not None:
             self._check_whole(stream_id, stream)
         self._step(stream_id, StreamEvent.SEND_END)
@@ -194,7 +208,7 @@ class Connection:
         self._forget_if_closed(stream_id)
 
     def send_reset(self, stream_id: int, problem: Problem) -> None:
-        """End a stream at once, both ways. On a stream that is already closed it does nothing."""
+        """End a stream at once, in both directions. Do nothing if the stream is closed already."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return
@@ -204,13 +218,13 @@ class Connection:
         self._forget_if_closed(stream_id)
 
     def consumed(self, stream_id: int, cost: int) -> None:
-        """The application has taken *cost* bytes of this stream in; the peer may send more."""
+        """Give back credit for *cost* bytes of a stream, which the application has consumed."""
         stream = self._streams.get(stream_id)
         if stream is None:
             self._release_large(stream_id)
             return
         if cost > stream.unread:
-            raise LocalProtocolError(f"{cost} bytes taken in, {stream.unread} were there")
+            raise LocalProtocolError(f"{cost} bytes consumed, where {stream.unread} had arrived")
         stream.unread -= cost
         self._give_back(stream_id, stream, cost)
         if not stream.unread and (self._large.total_bytes or stream.withheld):
@@ -218,29 +232,29 @@ class Connection:
             self._give_for_parts(stream_id, stream)
 
     def discard(self, stream_id: int) -> None:
-        """The application drops what it has not taken in of a stream that is closed."""
+        """Drop what the application has not consumed of a stream that is closed."""
         if stream_id not in self._streams:
             self._release_large(stream_id)
 
     def sendable(self, stream_id: int) -> int:
-        """How many bytes fit into one frame on this stream now; 0 means wait for a CreditReceived."""
+        """Return how many bytes fit into one frame of a stream now. 0: wait for a CreditReceived."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return 0
         return max(0, min(stream.send.available - HEADER_BYTES, MAX_PAYLOAD_BYTES))
 
     def is_open(self, stream_id: int) -> bool:
-        """Whether the stream still exists on this side."""
+        """Return whether the stream still exists on this side."""
         return stream_id in self._streams
 
     @property
     def stream_count(self) -> int:
-        """Streams that are open now."""
+        """The number of streams that are open now."""
         return len(self._streams)
 
     @property
     def large_bytes(self) -> int:
-        """What messages hold beyond their streams' windows, half-received ones and ones not taken in."""
+        """What messages hold beyond the windows of their streams until they are consumed."""
         return self._large.total_bytes
 
     @property
@@ -248,7 +262,7 @@ class Connection:
         """Whether no stream can ever be opened on this link again."""
         return self._last_stream_id >= MAX_STREAM_ID
 
-    # -- inside: sending ----------------------------------------
+    # -- inside: sending
 
     def _emit(self, stream_id: int, kind: Kind, payload: bytes | memoryview = b"", flags: int = 0) -> None:
         if isinstance(payload, memoryview) and not payload.readonly:
@@ -258,7 +272,7 @@ class Connection:
 
     def _check_piece(self, payload: bytes | memoryview, more: bool) -> None:
         if not (MAX_PAYLOAD_BYTES if more else 1) <= len(payload) <= MAX_PAYLOAD_BYTES:
-            raise LocalProtocolError(f"{len(payload)} bytes are no payload")
+            raise LocalProtocolError(f"{len(payload)} bytes are not a payload")
 
     def _check_whole(self, stream_id: int, stream: _Stream) -> None:
         if stream.cut:
@@ -280,7 +294,7 @@ class Connection:
             del self._streams[stream_id]
             self._waiting.pop(stream_id, None)
             self._late_bytes = min(self._late_bytes + LATE_CONTROL_BYTES, MAX_LATE_BYTES)
-            # Events outlive their stream: what the application has not taken in is still in memory.
+            # Events outlive their stream: what the application has not consumed is still in memory.
             if not stream.unread:
                 self._release_large(stream_id)
 
@@ -289,9 +303,9 @@ class Connection:
             self._emit(stream_id, Kind.CREDIT, credit.to_bytes(4, "big"))
 
     def _give_for_parts(self, stream_id: int, stream: _Stream) -> None:
-        """Give credit for the parts of a message that is still arriving: it may be larger than the window.
+        """Give credit for the parts of a message that is still arriving: the message may be larger than the window.
 
-        Not while the application is behind with this stream, or the link holds too much already.
+        Give none while the application lags behind on this stream, or while the link holds too much already.
         """
         if not stream.withheld or stream.unread:
             return
@@ -308,12 +322,13 @@ class Connection:
             for waiting_id in list(self._waiting):
                 self._give_for_parts(waiting_id, self._streams[waiting_id])
 
-    # -- inside: receiving ----------------------------------------
+    # -- inside: receiving
 
     def _find(self, frame: Frame) -> _Stream | None:
-        """Return the frame's stream; None when we have closed it already.
+        """Return the stream of a frame; None if this side has closed the stream already.
 
-        The peer's frames may have been on their way then: those are dropped, not punished, but no endless flood.
+        Frames of the peer may have been on their way then. They are dropped and not punished, but their number is
+        bounded.
         """
         stream = self._streams.get(frame.stream_id)
         if stream is None:
@@ -335,7 +350,7 @@ class Connection:
 
     def _on_hello(self, frame: Frame) -> None:
         if frame.kind != Kind.HELLO or frame.stream_id != 0:
-            raise RemoteProtocolError("the first frame was no hello")
+            raise RemoteProtocolError("the first frame was not a hello")
         if self.peer is not None:
             raise RemoteProtocolError("a second hello")
         self.peer = decode_hello(frame.payload)
@@ -425,7 +440,7 @@ class Connection:
         if stream is None:
             return
         problem = decode_problem(frame.payload)
-        if stream.opened:  # else nobody has heard of it
+        if stream.opened:  # otherwise the application does not know of it
             self._events.append(ResetReceived(frame.stream_id, problem))
         self._forget_if_closed(frame.stream_id)
 

@@ -1,21 +1,30 @@
-"""What can go wrong on the wire.
+"""The errors of the link.
 
 WireError
-├── RemoteProtocolError   the peer broke the rules: close the link, nothing else is hurt
-├── LocalProtocolError    we broke the rules: a bug on this side
+├── RemoteProtocolError   the peer broke the rules: close the link; nothing else is affected
+├── LocalProtocolError    this side broke the rules: a defect
 ├── TooManyStreams        the link has no room for another stream now
-└── MessageTooLarge       no peer would take this message
+└── MessageTooLarge       no peer would accept this message
 """
 
 from __future__ import annotations
 
 
 class WireError(Exception):
-    """Base of them all."""
+    """The base class."""
+
+
+MAX_REASON_CHARS = 1000
 
 
 class RemoteProtocolError(WireError):
-    """The peer sent what the protocol forbids; the link cannot be used any more."""
+    """The peer sent what the protocol forbids. The link cannot be used any more.
+
+    The reason is logged and may quote the peer, so it is cut.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason[:MAX_REASON_CHARS])
 
 
 class LocalProtocolError(WireError):
@@ -23,8 +32,8 @@ class LocalProtocolError(WireError):
 
 
 class TooManyStreams(WireError):
-    """As many streams are open as one link may have; nothing was sent."""
+    """The link has as many streams as it may have. Nothing was sent."""
 
 
 class MessageTooLarge(WireError):
-    """The encoded message is larger than MAX_MESSAGE_BYTES; nothing was sent."""
+    """The encoded message is larger than MAX_MESSAGE_BYTES. Nothing was sent."""

@@ -1,4 +1,4 @@
-"""What `Connection.events_received()` returns: what the peer's bytes meant."""
+"""The events that `Connection.events_received()` returns: the meaning of the peer's bytes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .messages import Hello, Problem, Reply, Request
 
 
 class HelloReceived(NamedTuple):
-    """The peer's first frame. Streams may be used from here on, not before."""
+    """The first frame of the peer. Streams may be used from now on, not earlier."""
 
     hello: Hello
 
 
 class StreamOpened(NamedTuple):
-    """Agent only: a new stream with its request. Call `consumed(stream_id, cost)` when it has been dealt with."""
+    """Agent only: a new stream with its request. Call `consumed(stream_id, cost)` when the request was processed."""
 
     stream_id: int
     request: Request
@@ -22,7 +22,7 @@ class StreamOpened(NamedTuple):
 
 
 class MessageReceived(NamedTuple):
-    """Control plane only: a whole message. Call `consumed(stream_id, cost)` when it has been dealt with."""
+    """Control plane only: a whole message. Call `consumed(stream_id, cost)` when it was processed."""
 
     stream_id: int
     message: Reply
@@ -30,7 +30,7 @@ class MessageReceived(NamedTuple):
 
 
 class DataReceived(NamedTuple):
-    """Raw bytes. Call `consumed(stream_id, cost)` when they have been dealt with."""
+    """Raw bytes. Call `consumed(stream_id, cost)` when they were processed."""
 
     stream_id: int
     channel: int
@@ -45,7 +45,7 @@ class EndReceived(NamedTuple):
 
 
 class ResetReceived(NamedTuple):
-    """The peer ended the stream, both ways."""
+    """The peer has ended the stream in both directions."""
 
     stream_id: int
     problem: Problem

@@ -1,7 +1,7 @@
-"""The life of a stream, as a table. Both ends use the same one.
+"""The life of a stream, as a table that both ends use.
 
-Only the control plane opens streams; a request ends when both sides have said END, or one has said RESET.
-What is not in the table is a protocol error.
+Only the control plane opens streams. A stream ends when both sides have sent END, or one has sent RESET. Everything
+that is not in the table is a protocol error.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import enum
 
 
 class StreamState(enum.Enum):
-    """Where a stream stands."""
+    """The state of a stream."""
 
     OPEN = "open"  # both sides may send
-    LOCAL_DONE = "local_done"  # we sent END
-    PEER_DONE = "peer_done"  # the peer sent END
+    LOCAL_DONE = "local_done"  # this side has sent END
+    PEER_DONE = "peer_done"  # the peer has sent END
     CLOSED = "closed"
 
     __hash__ = object.__hash__  # Enum's own is written in Python, and every frame looks into the table
@@ -23,8 +23,8 @@ class StreamState(enum.Enum):
 class StreamEvent(enum.Enum):
     """What happens to a stream."""
 
-    SEND = "send"  # we send a message or data
-    RECEIVE = "receive"  # the peer sent a message or data
+    SEND = "send"  # this side sends a message or data
+    RECEIVE = "receive"  # the peer has sent a message or data
     SEND_END = "send_end"
     RECEIVE_END = "receive_end"
     SEND_RESET = "send_reset"

@@ -1,4 +1,4 @@
-"""Start execd inside the self-contained tree: python3 -I -S boot.pyc SOCKET."""
+"""The start of execd inside its self-contained tree: python3 -I -S boot.pyc SOCKET."""
 
 import gc
 import importlib
@@ -9,13 +9,13 @@ from types import FunctionType, MethodType, ModuleType
 
 
 def install_stand_ins() -> None:
-    """Put small stand-ins where libraries import large modules that they never use here.
+    """Install small stand-ins for large modules that libraries import but never use here.
 
-    Without them every sandbox would carry some 40 more modules (email, http.client, zipfile, decimal …). Each
-    has just the names that are looked up at import or while a link lives; the tree's build makes a real connection to
-    find out whether that is enough. An execd that needs the real one of these must not have the stand-in.
+    Without them every sandbox would carry some 40 more modules (email, http.client, zipfile, decimal …). Each stand-in
+    has only the names that are looked up at import or while a link lives. The build of the tree makes a real connection
+    to check that this is enough. If execd comes to need the real module, remove the stand-in.
     """
-    # asyncio takes a missing ssl for "no TLS"; websockets wants the module, for annotations only.
+    # asyncio takes a missing ssl for "no TLS"; websockets wants the module, but only for annotations.
     sys.modules["inspect"] = _Inspect("inspect")
     sys.modules["ssl"] = None  # type: ignore[assignment]
     _stand_in("asyncio.sslproto")
@@ -23,11 +23,11 @@ def install_stand_ins() -> None:
 
     _stand_in("ssl")
     _stand_in("importlib.metadata")  # websockets asks it for a version only in development
-    _stand_in("urllib.request", getproxies=dict, proxy_bypass=lambda _host: True)  # we dial a Unix socket
-    _stand_in("uuid", UUID=_UUID, SafeUUID=_SafeUUID, uuid4=_UUID)  # numbers websockets' connections in the log
-    _stand_in("decimal", Decimal=type("Decimal", (), {}))  # a type msgspec compares with
-    _stand_in("ipaddress", ip_address=_no_address)  # websockets wants to know whether our host's name is one
-    # The C half is complete; the Python half is defined only to be replaced by it, and costs half a megabyte.
+    _stand_in("urllib.request", getproxies=dict, proxy_bypass=lambda _host: True)  # execd dials a Unix socket
+    _stand_in("uuid", UUID=_UUID, SafeUUID=_SafeUUID, uuid4=_UUID)  # numbers the connections of websockets in the log
+    _stand_in("decimal", Decimal=type("Decimal", (), {}))  # a type that msgspec compares with
+    _stand_in("ipaddress", ip_address=_no_address)  # websockets checks whether the name of the host is an address
+    # The C half is complete. The Python half is defined only to be replaced by it, and costs half a megabyte.
     _stand_in("datetime", **vars(importlib.import_module("_datetime")))
 
 
@@ -38,9 +38,9 @@ def _stand_in(name: str, /, **members: object) -> None:
 
 
 class _Inspect(ModuleType):
-    """What asyncio and dataclasses ask of inspect while all goes well; any other name brings the real one.
+    """The names of inspect that asyncio and dataclasses need in normal operation. Any other name loads the real module.
 
-    inspect takes ast, dis and tokenize along: nearly a megabyte, for error reports that are seldom made.
+    inspect loads ast, dis and tokenize: nearly a megabyte, for error reports that are rare.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class _Inspect(ModuleType):
 
     @staticmethod
     def signature(_function: object) -> str:
-        return ""  # dataclasses make a missing docstring of it
+        return ""  # dataclasses would use it as a missing docstring
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -88,7 +88,7 @@ class _SafeUUID:
 
 
 def run() -> int | None:
-    """Import and run execd with the collector off until everything that stays has been made."""
+    """Import and run execd, with the collector off until everything that stays has been created."""
     gc.disable()
     install_stand_ins()
     from execd.main import main

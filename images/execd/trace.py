@@ -1,12 +1,12 @@
-"""Find the modules execd needs: trace.py PACKAGES SOCKET NAME…  Started by tree.py, like execd (-I -S).
+"""Find the modules that execd needs: trace.py PACKAGES SOCKET NAME…  tree.py starts it in the way of execd (-I -S).
 
-Imports the names, makes a connection to the echo server at SOCKET, and prints a line "module<TAB>file" for everything
-that is loaded then. Imports nothing at the top that could be mistaken for a need of execd.
+The script imports the names, connects to the echo server at SOCKET, and prints a line "module<TAB>file" for every
+loaded module. At its top it imports nothing that could be mistaken for a need of execd.
 """
 
 import sys
 
-# Imported only when something rare happens, so no trace meets them: error reports, odd encodings, file walks.
+# Imported only when something rare happens, which no trace shows: error reports, odd encodings, file walks.
 RARE = (
     *("array", "bisect", "codeop", "errno", "fcntl", "fnmatch", "glob", "grp", "json", "linecache", "mimetypes"),
     *("pathlib", "pty", "pwd", "queue", "resource", "select", "shutil", "signal", "socket", "stat", "stringprep"),
@@ -27,7 +27,7 @@ def main(packages: str, path: str, *names: str) -> None:
     import inspect
 
     asyncio.run(converse(path))
-    assert inspect.currentframe()  # no stand-in has it: loads the real one
+    assert inspect.currentframe()  # no stand-in has it: this loads the real module
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and name not in {"__main__", "boot"}:
@@ -35,7 +35,7 @@ def main(packages: str, path: str, *names: str) -> None:
 
 
 async def converse(path: str) -> None:
-    """What a link lives through: it is refused, opens, talks, is asked for a sign of life, closes."""
+    """Take a link through its life: refused, opened, used, pinged, closed."""
     from websockets.asyncio.client import unix_connect
     from websockets.exceptions import ConnectionClosed
 
@@ -47,7 +47,7 @@ async def converse(path: str) -> None:
     async with unix_connect(path, uri="ws://controlplane/link", compression=None, proxy=None) as connection:
         await connection.send(b"hello")
         if await connection.recv() != b"hello":
-            raise SystemExit("trace: the echo server answered something else")
+            raise SystemExit("trace: the echo server returned another message")
         await (await connection.ping())
         await connection.send("bye")
         try:

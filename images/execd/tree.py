@@ -1,8 +1,8 @@
-"""Make the agent's self-contained tree: tree.py PACKAGES TARGET. Runs in the build container, as its Dockerfile says.
+"""Build the agent's self-contained tree: tree.py PACKAGES TARGET. Its Dockerfile runs it in the build container.
 
-The result runs in any Linux image, also in one without a libc: Debian's interpreter with a loader and libraries of its
-own, and as sourceless bytecode only the modules that are really imported. What those are is traced, not guessed; the
-finished tree must make a real connection without touching a file outside itself, or the build fails.
+The tree runs in any Linux image, even in one without a libc. It contains Debian's interpreter with a loader and
+libraries of its own, and only those modules that are really imported, as bytecode without source. The modules are found
+by a trace. The finished tree must make a real connection without touching a file outside itself, or the build fails.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import os
 import py_compile
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,11 @@ STDLIB = Path(os.__file__).parent
 PYTHON = Path(sys.executable).resolve()
 BUBBLEWRAP = Path("/usr/bin/bwrap")  # for isolated sessions
 
-# Never in the tree: they need libraries outside it, or nothing but size comes with them.
+# Never in the tree: these need libraries outside of it, or only add to its size.
 LEFT_OUT = ("_hashlib", "_ssl", "_bz2", "_lzma", "_uuid", "bz2", "lzma", "_decimal")
 
-# Absolute paths of the image that libc and loader would read, and what takes their place, of the same length. A
-# sandbox's own loader cache, preload list or locale archive must never get into execd.
+# Absolute paths of the image that libc and the loader would read, and their replacements of the same length. The loader
+# cache, preload list and locale archive of a sandbox must never affect execd.
 RELOCATED = {
     b"/etc/ld.so.cache\0": b"/opt/execd/cache\0",
     b"/etc/ld.so.preload\0": b"/opt/execd/preload\0",
@@ -35,8 +36,11 @@ RELOCATED = {
 }
 
 # Mounted over /etc/hosts in sandboxes without a network, for which the engine writes none. `sandbox` is the host name
-# that `controlplane/runtime/hardening.py` gives to all of them.
+# that `controlplane/runtime/docker/hardening.py` gives to all of them.
 HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+# Read by apt in sandboxes without a network (execd/launch/defaults.py): apt repeats an attempt without a pause.
+APT = 'Acquire::Retries "0";\nAcquire::Retries::Delay "false";\n'
 
 
 def main() -> None:
@@ -47,6 +51,7 @@ def main() -> None:
     py_compile.compile(str(HERE / "boot.py"), str(target / "boot.pyc"), "boot.py", doraise=True, optimize=2)
     (target / "etc").mkdir()
     (target / "etc" / "hosts").write_text(HOSTS)
+    (target / "etc" / "apt.conf").write_text(APT)
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     write_manifest(target)
@@ -55,11 +60,11 @@ def main() -> None:
     print(f"tree: {len(modules)} modules, {size / 1e6:.1f} MB")
 
 
-# Which modules
+# -- which modules
 
 
 def traced_modules(packages: Path) -> dict[str, str]:
-    """Name → file of every module that execd imports, anywhere in its code and while a connection lives."""
+    """Return name → file of every module that execd imports, anywhere in its code and while a connection lives."""
     names = imports_of(packages / "execd")
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/link.sock"
@@ -71,7 +76,7 @@ def traced_modules(packages: Path) -> dict[str, str]:
 
 
 def imports_of(package: Path) -> list[str]:
-    """Every module of the package and every module that its code names in an import, also inside functions."""
+    """Return every module of the package, and every module that its code names in an import, also inside functions."""
     names = set()
     for file in package.rglob("*.py"):
         parts = file.relative_to(package.parent).with_suffix("").parts
@@ -88,7 +93,7 @@ def imports_of(package: Path) -> list[str]:
 
 
 class EchoServer:
-    """A WebSocket server in a process of its own: returns binary messages, closes on a text."""
+    """A WebSocket server in a process of its own. It returns binary messages, and closes on a text."""
 
     SOURCE = """
 import asyncio, sys
@@ -120,12 +125,12 @@ asyncio.run(main())
         self._process.communicate()
 
 
-# The files
+# -- the files
 
 
 def copy_modules(modules: dict[str, str], packages: Path, target: Path) -> None:
     library = target / "lib" / STDLIB.name
-    # The interpreter finds its prefix by this file, although os itself is frozen into it.
+    # The interpreter finds its prefix by this file, although os itself is frozen into the interpreter.
     modules = {**modules, "os": str(STDLIB / "os.py")}
     for name, file in modules.items():
         source = Path(file)
@@ -154,7 +159,7 @@ def copy_binaries(target: Path) -> None:
     shutil.copy(BUBBLEWRAP, bubblewrap)
     extensions = list(target.rglob("*.so"))
     libraries = {path for binary in (*programs, *extensions) for path in needed(binary)}
-    # pthread_exit loads this one by name, at the end of a thread.
+    # pthread_exit loads this library by name at the end of a thread.
     libraries |= {path for path in needed(PYTHON) for path in path.parent.glob("libgcc_s.so.1")}
     loader = Path(subprocess.check_output(["patchelf", "--print-interpreter", interpreter], text=True).strip())
     for path in {*libraries, loader}:
@@ -162,10 +167,12 @@ def copy_binaries(target: Path) -> None:
         shutil.copy(path.resolve(), copy)
         copy.chmod(0o755)
         relocate(copy)
-    # RPATH, not RUNPATH: only that one is inherited by what the interpreter loads later, and beats LD_LIBRARY_PATH.
+    # RPATH, not RUNPATH: libraries that the interpreter loads later inherit only RPATH, and it overrides
+    # LD_LIBRARY_PATH. It comes first, because a program whose interpreter patchelf 0.18 has set before crashes when it
+    # starts.
     for program in programs:
-        run("patchelf", "--set-interpreter", target / "lib" / loader.name, program)
         run("patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", program)
+        run("patchelf", "--set-interpreter", target / "lib" / loader.name, program)
     run(bubblewrap, "--version")
     for extension in extensions:
         inside = os.path.relpath(target / "lib", extension.parent)
@@ -173,7 +180,7 @@ def copy_binaries(target: Path) -> None:
 
 
 def needed(binary: Path) -> set[Path]:
-    """The shared libraries that a binary loads, by their paths here; never the loader itself."""
+    """Return the paths of the shared libraries that a binary loads, without the loader itself."""
     output = subprocess.check_output(["ldd", binary], text=True)
     if "not found" in output:
         raise SystemExit(f"tree: a library of {binary} is missing:\n{output}")
@@ -190,7 +197,7 @@ def relocate(library: Path) -> None:
 
 
 def write_manifest(target: Path) -> None:
-    """One line a file: SHA-256, mode, path. The control plane checks the published volume against it."""
+    """Write one line for each file: SHA-256, mode, path. The control plane checks the published volume against them."""
     lines = []
     for path in sorted(target.rglob("*")):
         if path.is_file():
@@ -203,11 +210,21 @@ def run(*command: str | Path) -> None:
     subprocess.run(command, check=True)
 
 
-# The proof
+# -- the proof
+
+# Only execd itself can read what it has mapped, because it forbids tracing. So it is started with a signal handler that
+# reports it.
+TELLING = """
+import signal, sys
+from _frozen_importlib_external import SourcelessFileLoader
+signal.signal(signal.SIGUSR1, lambda *_: print(open("/proc/self/maps").read(), flush=True))
+del sys.argv[0]
+exec(SourcelessFileLoader("boot", sys.argv[0]).get_code("boot"))
+"""
 
 
 async def check_start(packages: Path, target: Path) -> None:
-    """Start execd from the tree, wait for its first message, and look at what it has mapped."""
+    """Start execd from the tree, wait for its first message, and check what it has mapped."""
     sys.path.insert(0, str(packages))
     from websockets.asyncio.server import ServerConnection, unix_serve
 
@@ -220,8 +237,8 @@ async def check_start(packages: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/link.sock"
         async with unix_serve(accept, path, compression=None):
-            command = [target / "bin/python3", "-I", "-S", target / "boot.pyc", path]
-            process = await asyncio.create_subprocess_exec(*command, env={})
+            command = [target / "bin/python3", "-I", "-S", "-c", TELLING, target / "boot.pyc", path]
+            process = await asyncio.create_subprocess_exec(*command, env={}, stdout=subprocess.PIPE)
             ended = asyncio.ensure_future(process.wait())
             try:
                 await asyncio.wait({hello, ended}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -229,7 +246,8 @@ async def check_start(packages: Path, target: Path) -> None:
                     raise SystemExit(f"tree: execd sent no message; its exit status: {process.returncode}")
                 if not isinstance(hello.result(), bytes):
                     raise SystemExit("tree: execd's first message is not binary")
-                mapped = mapped_files(process.pid)
+                process.send_signal(signal.SIGUSR1)
+                mapped = await mapped_files(process.stdout)
             finally:
                 if process.returncode is None:
                     process.kill()
@@ -238,9 +256,14 @@ async def check_start(packages: Path, target: Path) -> None:
         raise SystemExit(f"tree: execd maps files outside {target}: {sorted(outside)}")
 
 
-def mapped_files(pid: int) -> set[str]:
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    return {path for line in lines if (path := line[line.find("/") :] if "/" in line else "")}
+async def mapped_files(maps: asyncio.StreamReader) -> set[str]:
+    mapped = set()
+    while line := (await asyncio.wait_for(maps.readline(), 30)).decode().strip():
+        if "/" in line:
+            mapped.add(line[line.find("/") :])
+    if not mapped:
+        raise SystemExit("tree: execd did not report what it has mapped")
+    return mapped
 
 
 if __name__ == "__main__":

@@ -7,26 +7,27 @@ from pathlib import Path
 
 import pytest
 from starlette.responses import Response
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import Route, WebSocketRoute
 
-from controlplane.api import sse
-from controlplane.api.ports import OPERATION as PORT_OPERATION
-from controlplane.api.problems import BY_AGENT_CODE, BY_CLASS, BY_CODE, ENDPOINT, documented_status, problem_of
+from controlplane.api.edge.operation import Operation
+from controlplane.api.edge.problems import BY_AGENT_CODE, BY_CLASS, BY_CODE, documented_status, problem_of
+from controlplane.api.execd.terminals import Terminals
+from controlplane.api.ports.operations import PORT
+from controlplane.api.routes import OPERATIONS
+from controlplane.api.runs import sse
 from controlplane.errors import AgentError, SandlotError
-from tests.architecture.api_specs import (
+from specs.generate.api import (
     LEFT_OUT,
-    SHAPES,
     SIGNED,
     SPECS,
     asyncapis,
+    document_of,
     documents,
-    make_any_app,
     openapis,
-    place_of,
-    routes_of,
-    sockets_of,
+    path_of,
 )
-from tests.architecture.event_schema import KINDS
+from specs.generate.events import KINDS
+from tests.support.server.api_routes import make_any_app, operation_of_route, routes_of, sockets_of
 
 APP = make_any_app()
 ROUTES = list(routes_of(APP))
@@ -36,7 +37,7 @@ OPENAPIS = openapis()
 
 @pytest.mark.parametrize("name", sorted(documents()))
 def test_a_specification_is_current(name: str) -> None:
-    """Run `python -m tests.architecture.api_specs`, look at what changed, and commit it."""
+    """Run `make specs`, look at what changed, and commit it."""
     assert (SPECS / name).read_text() == documents()[name]
 
 
@@ -48,24 +49,23 @@ def test_there_are_no_others() -> None:
 def test_every_route_is_in_a_specification() -> None:
     """With all its methods; but for those that are left out with a reason."""
     for path, route in ROUTES:
-        place = place_of(path)
-        if place is None:
+        operation = operation_of_route(route)
+        if (document := document_of(operation)) is None:
             assert LEFT_OUT[path]
             continue
-        methods = {method.upper() for method in OPENAPIS[place.document]["paths"][place.path]}
+        methods = {method.upper() for method in OPENAPIS[document]["paths"][path_of(operation)]}
         assert (route.methods or {"TRACE", "OPTIONS"}) - {"HEAD"} <= methods, path
 
 
-def test_every_shape_has_its_route_and_nothing_is_left_out_that_is_not_there() -> None:
-    """None has gone astray."""
-    assert set(SHAPES) | {PORT_OPERATION} == {route.name for _, route in ROUTES}
+def test_nothing_is_left_out_that_is_not_there() -> None:
+    """A path of LEFT_OUT is a route."""
     assert set(LEFT_OUT) <= {path for path, _ in ROUTES}
 
 
 def undescribed(sockets: list[tuple[str, WebSocketRoute]]) -> set[str]:
     """Return the paths of WebSocket routes that are in no specification. A port's are in OpenAPI, for any service."""
     addresses = {channel["address"] for each in asyncapis().values() for channel in each["channels"].values()}
-    ports = {path for path, route in ROUTES if route.name == PORT_OPERATION}
+    ports = {path for path, route in ROUTES if route.name == PORT.name}
     return {path for path, _ in sockets if f"/v1{path}" not in addresses and path not in ports}
 
 
@@ -104,47 +104,46 @@ ERRORS = every_error()
 def test_all_errors_are_tried() -> None:
     """The list is not empty, nor all of one status."""
     assert len(ERRORS) > 500
-    assert {400, 404, 409, 416, 429, 500, 502, 503, 504} == {problem_of(error).status for error in ERRORS}
+    assert {400, 403, 404, 409, 416, 429, 500, 502, 503, 504} == {problem_of(error).status for error in ERRORS}
 
 
 @pytest.mark.parametrize(("path", "route"), [pytest.param(*each, id=f"{each[1].name} {each[0]}") for each in ROUTES])
-def test_whatever_goes_wrong_has_a_status_of_the_specification(path: str, route: BaseRoute) -> None:
+def test_whatever_goes_wrong_has_a_status_of_the_specification(path: str, route: Route) -> None:
     """Of that very operation, for all its methods: also what nobody has thought of, which is 500."""
-    place = place_of(path) or place_of("/sandboxes/{sandbox_id}/proxy/{port}/{rest}")
-    assert place is not None
-    name = str(route.name)  # type: ignore[attr-defined]
-    statuses = {str(documented_status(name, error, problem_of(error).status)) for error in ERRORS} | {"500"}
-    methods = {"get", "post"} if name == PORT_OPERATION else {method.lower() for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
-    for method in methods:
-        operation = OPENAPIS[place.document]["paths"][place.path][method]
-        if name == PORT_OPERATION:
-            statuses -= {"416", "503"}  # codes of other operations: a port has no file ranges, and no isolation
-        assert statuses <= set(operation["responses"]), method
+    operation = operation_of_route(route)
+    is_port = operation.name == PORT.name
+    document = "lifecycle" if is_port else document_of(operation)
+    place = f"{PORT.path}/{{rest}}" if is_port else path_of(operation)
+    assert document is not None
+    statuses = {str(documented_status(operation, error, problem_of(error).status)) for error in ERRORS} | {"500"}
+    for method in {"get", "post"} if is_port else {method.lower() for method in operation.method.split()}:
+        assert statuses <= set(OPENAPIS[document]["paths"][place][method]["responses"]), method
 
 
 @pytest.mark.parametrize(
-    ("path", "route"), [pytest.param(*each, id=each[1].name) for each in SOCKETS if each[1].name != PORT_OPERATION]
+    ("path", "route"), [pytest.param(*each, id=each[1].name) for each in SOCKETS if each[1].name != PORT.name]
 )
 def test_what_goes_wrong_before_a_websocket_has_a_status_of_the_specification(path: str, route: WebSocketRoute) -> None:
-    """It is said in the channel's description."""
-    statuses = {documented_status(route.name, error, problem_of(error).status) for error in ERRORS} | {401, 500}
+    """The channel's description lists the statuses."""
+    operation = operation_of_route(route)
+    statuses = {documented_status(operation, error, problem_of(error).status) for error in ERRORS} | {401, 500}
     (channel,) = (
         channel
         for each in asyncapis().values()
         for channel in each["channels"].values()
         if channel["address"] == f"/v1{path}"
     )
-    said = re.search(r"in place of the handshake, with ([\d, or]+)", channel["description"])
+    said = re.search(r"refuses a handshake with status ([\d, or]+)", channel["description"])
     assert said is not None
     assert statuses <= {int(number) for number in re.findall(r"\d+", said[1])}
 
 
-@pytest.mark.parametrize(("path", "route"), [pytest.param(*each, id=f"{each[1].name} {each[0]}") for each in ROUTES])
-def test_operations_of_an_endpoint_are_those_behind_the_proxy(path: str, route: BaseRoute) -> None:
-    """What the proxy says is documented for them, and for no other."""
-    name = str(route.name)  # type: ignore[attr-defined]
-    place = place_of(path)
-    assert (name in ENDPOINT) == (place is not None and place.document != "lifecycle")
+@pytest.mark.parametrize("operation", [pytest.param(each, id=f"{each.name} {each.path}") for each in OPERATIONS])
+def test_what_the_proxy_says_is_documented_at_endpoints_only(operation: Operation) -> None:
+    """For every operation there, and for no other one."""
+    is_at_endpoint = document_of(operation) in {"execd", "egress"} or operation.endpoint == Terminals.attach
+    assert (operation.port != 0) == is_at_endpoint
+    assert (502 in operation.documented_with_proxy) >= is_at_endpoint
 
 
 # -- events ----------------------------------------

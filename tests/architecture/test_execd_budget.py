@@ -8,13 +8,14 @@ import sysconfig
 
 from tests.architecture.sources import ROOT
 
-# Beside what websockets, msgspec and asyncio load anyway. gc costs nothing: it is built in.
-OURS = {"gc"}
+# Beside what websockets, msgspec and asyncio load anyway. gc costs nothing: it is built in. `_ctypes` without its
+# package is 64 KiB, and the only way to prctl(2), which keeps user code out of execd.
+OURS = {"gc", "_ctypes"}
 
 # Whole worlds that none of execd's imports may bring. `_ssl` and `_hashlib` would load the sandbox image's libraries,
 # pwd and grp its name services.
 NEVER = {
-    *("_ssl", "_ctypes", "_sqlite3", "_decimal", "_bz2", "_lzma", "_pickle", "_queue", "pwd", "grp"),
+    *("_ssl", "_sqlite3", "_decimal", "_bz2", "_lzma", "_pickle", "_queue", "pwd", "grp"),
     *("argparse", "ast", "bz2", "ctypes", "dis", "email", "glob", "html", "http.client", "http.server", "json"),
     *("lzma", "multiprocessing", "pathlib", "pickle", "queue", "shutil", "sqlite3", "statistics", "tarfile"),
     *("tempfile", "tomllib", "unittest", "xml", "zipfile", "concurrent.futures.thread", "importlib.metadata._meta"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from execd.wire.messages import GENERATION
-from tests.architecture.link_schema import (
+from specs.generate.link import (
     ASYNCAPI,
     EVERY,
     FROZEN,
@@ -25,22 +25,30 @@ from tests.architecture.link_schema import (
 )
 
 ADDED = (
-    "The link's messages grew in a way that older peers understand. Run `python -m tests.architecture.link_schema` "
+    "The link's messages grew in a way that older peers understand. Run `make specs` "
     "and commit the two files it writes."
 )
 BROKEN = (
     "execd of this generation already runs in containers and does not understand the change. Either undo it, or raise "
     "GENERATION in execd/wire/messages.py, serve both generations where it matters, run `python -m "
-    "tests.architecture.link_schema`, and commit the new file; the old one stays as it is."
+    "specs.generate.link`, and commit the new file; the old one stays as it is."
 )
 
 
-def test_generation_1_means_what_it_meant() -> None:
+def test_this_generation_means_what_it_meant() -> None:
     """Containers that run are not asked again: what changes a message for them is a new generation."""
     before = json.loads(FROZEN.read_text())
     now = json.loads(json.dumps(frozen()))
     assert breaks(before, now) == [], BROKEN
     assert before == now, ADDED
+
+
+def test_generation_2_only_adds_to_generation_1() -> None:
+    """Agents of generation 1 are served as they were: what they know is the same, and run.* is never sent to them."""
+    first = json.loads((SPECS / "link-generation-1.json").read_text())
+    now = json.loads(json.dumps(frozen()))
+    added = ("run.record", "run.resume", "run.find", "run.end")
+    assert sorted(breaks(first, now)) == sorted(["generation changed", *(f"{tag} is new in requests" for tag in added)])
 
 
 def test_every_generation_has_its_file() -> None:
@@ -55,7 +63,10 @@ def _grown(change: str) -> dict[str, Any]:
     match change:
         case "a new field with a default":
             started["prefixItems"].append({"title": "at", "type": "number", "default": 0.0})
-        case "a new message":
+        case "a new reply":
+            document["messages"]["PortOpen"] = {"type": "array", "prefixItems": [{"enum": ["port.open"]}]}
+            document["replies"].append("port.open")
+        case "a new request":
             document["messages"]["PortOpen"] = {"type": "array", "prefixItems": [{"enum": ["port.open"]}]}
             document["requests"].append("port.open")
         case "a new field without a default":
@@ -75,9 +86,9 @@ def _grown(change: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("change", ["a new field with a default", "a new message"])
+@pytest.mark.parametrize("change", ["a new field with a default", "a new reply"])
 def test_growing_breaks_nothing(change: str) -> None:
-    """Older peers skip what they do not know."""
+    """Older agents skip the field, and the reply meets no older control plane."""
     assert breaks(frozen(), _grown(change)) == []
 
 
@@ -90,6 +101,7 @@ def test_growing_breaks_nothing(change: str) -> None:
         "a field gone",
         "a message gone",
         "another frame",
+        "a new request",
     ],
 )
 def test_other_changes_are_seen(change: str) -> None:
@@ -98,12 +110,12 @@ def test_other_changes_are_seen(change: str) -> None:
 
 
 def test_the_asyncapi_document_is_up_to_date() -> None:
-    """Its lower half comes from the code; `python -m tests.architecture.link_schema` writes it."""
+    """Its lower half comes from the code; `make specs` writes it."""
     head, marker, generated = ASYNCAPI.read_text().partition(MARKER)
     assert marker, "the line between prose and generated text is gone"
     assert head.startswith("asyncapi: 3.0.0\n")
     assert f'version: "{GENERATION}"' in head
-    assert generated.strip() == asyncapi().strip(), "run `python -m tests.architecture.link_schema`"
+    assert generated.strip() == asyncapi().strip(), "run `make specs`"
 
 
 def test_every_request_has_an_exchange_and_every_reply_belongs_to_one() -> None:

@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.live_server import ROOT, LiveServer, engine_request, sdk_python
-from tests.stream_client import MSGPACK, streaming
+from controlplane.runtime.labels import SANDBOX
+from tests.support.server.live_server import ROOT, LiveServer, engine_request, sdk_python
+from tests.support.server.stream_client import MSGPACK, streaming
 
 HERE = Path(__file__).parent
 CREATE = {
@@ -104,7 +105,7 @@ def rss(pid: int) -> float:
 def agent(server: LiveServer, sandbox: str) -> int:
     """Return the process id of a sandbox's execd."""
     inspected = (engine_request("GET", f"/containers/{one}/json") for one in server.containers())
-    return next(one["State"]["Pid"] for one in inspected if one["Name"].endswith(sandbox))
+    return next(one["State"]["Pid"] for one in inspected if one["Config"]["Labels"].get(SANDBOX) == sandbox)
 
 
 def start_times(table: Table, rounds: int) -> None:

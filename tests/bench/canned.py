@@ -19,7 +19,7 @@ SANDBOX = {
     "entrypoint": ["tail", "-f", "/dev/null"],
 }
 EVENTS = b"".join(
-    b"data: " + json.dumps(event).encode() + b"\n\n"
+    json.dumps(event).encode() + b"\n\n"
     for event in (
         {"type": "init", "text": "c", "timestamp": 1},
         {"type": "execution_complete", "execution_time": 1, "timestamp": 2},

@@ -6,8 +6,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.contract.driver import DriverContract, World
+from tests.contract.abilities import AbilitiesContract
+from tests.contract.containers import ContainersContract
+from tests.contract.driver import World
+from tests.contract.images import ImagesContract
+from tests.contract.volumes import VolumesContract
 from tests.contract.worlds import docker_world, fake_world
+from tests.support.fakes.engine import FEW, MOST
+
+
+class DriverContract(ContainersContract, ImagesContract, VolumesContract, AbilitiesContract):
+    """All of it. A subclass gives the fixture `world`."""
 
 
 class TestFakeDriver(DriverContract):
@@ -15,7 +24,16 @@ class TestFakeDriver(DriverContract):
 
     @pytest.fixture
     async def world(self) -> AsyncIterator[World]:
-        async with fake_world() as world:
+        async with fake_world(MOST) as world:
+            yield world
+
+
+class TestFrugalDriver(DriverContract):
+    """The same with an engine that can do next to nothing."""
+
+    @pytest.fixture
+    async def world(self) -> AsyncIterator[World]:
+        async with fake_world(FEW) as world:
             yield world
 
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import secrets
 import shutil
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiodocker
 import pytest
 
 from controlplane.errors import EngineUnavailable, StartFailed
-from controlplane.runtime import engine, images, labels
-from controlplane.runtime.docker import DockerDriver
+from controlplane.images import publish
+from controlplane.runtime import labels
+from controlplane.runtime.abilities import Abilities
+from controlplane.runtime.docker import engine
+from controlplane.runtime.docker.driver import DockerDriver
+from controlplane.runtime.docker.seccomp import Profiles
 from controlplane.runtime.driver import Driver
-from tests.fakes.driver import FakeDriver, FakeEngine
+from tests.support.fakes.driver import FakeDriver
+from tests.support.fakes.engine import FakeEngine
 
 IMAGE = "sandlot/base"
 
@@ -29,9 +36,9 @@ class FakeWorld:
 
     image = "fake/image"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, abilities: Abilities) -> None:
         self.root = root
-        self._engine = FakeEngine(self.image)
+        self._engine = FakeEngine(self.image, abilities=abilities)
         self.driver: Driver = FakeDriver(self._engine)
         self.stranger: Driver = FakeDriver(self._engine, instance="stranger")
         broken = FakeDriver(self._engine)
@@ -41,7 +48,7 @@ class FakeWorld:
     def another(self) -> Driver:
         return FakeDriver(self._engine)
 
-    def new_claim(self) -> str:
+    def new_volume_name(self) -> str:
         return secrets.token_hex(4)
 
     async def kill(self, container_id: str) -> None:
@@ -83,18 +90,30 @@ class DockerWorld:
     def another(self) -> DockerDriver:
         return self._driver()
 
-    def new_claim(self) -> str:
+    def new_volume_name(self) -> str:
         return f"{self.network}-{secrets.token_hex(4)}"
 
     async def with_own_execd(self) -> DockerDriver:
         """A driver with a copy of execd's volume, for attacks that must not reach anybody else should they succeed."""
+        return self._driver(execd_volume=await self.execd_copy())
+
+    async def execd_copy(self) -> str:
+        """Make a copy of execd's volume; return its name."""
         copy = f"{self.network}-copy"
         source, target = await self._path_of(self.execd_volume), await self._new_volume(copy)
         await asyncio.to_thread(lambda: shutil.copytree(source, target, dirs_exist_ok=True))
-        return self._driver(execd_volume=copy)
+        return copy
 
-    def _driver(self, **changes: str) -> DockerDriver:
-        arguments: dict[str, str] = {
+    def with_seccomp(self, profiles: Profiles) -> DockerDriver:
+        """A driver whose containers have other system calls. The caller closes it."""
+        return self._driver(seccomp=profiles)
+
+    def with_quota(self, size_bytes: int) -> DockerDriver:
+        """A driver whose containers may write so much, where the engine can hold them to it. The caller closes it."""
+        return self._driver(disk_limit_bytes=size_bytes)
+
+    def _driver(self, **changes: Any) -> DockerDriver:
+        arguments: dict[str, Any] = {
             "instance": self.instance,
             "execd_volume": self.execd_volume,
             "network": self.network,
@@ -155,10 +174,10 @@ def _write_hosts(path: Path) -> None:
 
 
 @asynccontextmanager
-async def fake_world() -> AsyncIterator[FakeWorld]:
+async def fake_world(abilities: Abilities) -> AsyncIterator[FakeWorld]:
     """An engine in memory; everything in it ends with the block."""
     with tempfile.TemporaryDirectory(prefix="slt-") as root:
-        world = FakeWorld(Path(root))
+        world = FakeWorld(Path(root), abilities)
         try:
             yield world
         finally:
@@ -178,6 +197,24 @@ async def docker_world() -> AsyncIterator[DockerWorld]:
             await world.aclose()
 
 
+@asynccontextmanager
+async def image_of(world: DockerWorld, *lines: str) -> AsyncIterator[str]:
+    """An image made for one test."""
+    dockerfile = "\n".join([f"FROM {IMAGE}", *lines]).encode()
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(dockerfile)
+        tar.addfile(member, io.BytesIO(dockerfile))
+    context.seek(0)
+    tag = f"{world.network}:test"
+    await world.docker.images.build(fileobj=context, encoding="identity", tag=tag)
+    try:
+        yield tag
+    finally:
+        await world.docker.images.delete(tag, force=True)
+
+
 @functools.cache
 def execd_volume() -> str:
     """Publish execd once a run."""
@@ -190,11 +227,11 @@ async def _publish() -> str:
     except EngineUnavailable as error:
         pytest.skip(error.message)
     try:
-        for image in (IMAGE, images.EXECD_IMAGE):
+        for image in (IMAGE, publish.EXECD_IMAGE):
             try:
                 await docker.images.inspect(image)
             except aiodocker.DockerError as error:
                 pytest.skip(f"{image}: {error.message}; `make engine images` cures it")
-        return await images.publish_execd(docker, print)
+        return await publish.publish_execd(docker, print)
     finally:
         await docker.close()

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live_server import LiveServer
+from tests.support.server.live_server import LiveServer
 
 CREATE: dict[str, Any] = {
     "image": {"uri": "sandlot/code-interpreter"},
@@ -158,7 +158,7 @@ def upload(client: httpx.Client, box: str, path: str, content: bytes) -> httpx.R
 def run(client: httpx.Client, box: str, command: str) -> str:
     """Run a command, return its output."""
     answer = client.post(f"{box}/command", json={"command": command})
-    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+    events = [json.loads(line) for line in answer.text.splitlines() if line]
     assert not [event for event in events if event["type"] == "error"], events
     return "\n".join(event["text"] for event in events if event["type"] == "stdout")
 

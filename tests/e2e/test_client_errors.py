@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.config import PathSettings, SandboxSettings, ServerSettings, Settings
-from controlplane.server import control_plane
+from controlplane.server.serve import control_plane
+from controlplane.settings.sections import PathSettings, SandboxSettings, ServerSettings, Settings
 from tests.e2e.clients import IMAGES, TOURS
-from tests.fakes.driver import FakeDriver, FakeEngine
-from tests.live_server import LiveServer
+from tests.support.fakes.driver import FakeDriver
+from tests.support.fakes.engine import FakeEngine
+from tests.support.server.live_server import LiveServer
 
 API_KEY = "sandlot_test_key"
 RATE_LIMIT = """
@@ -67,7 +68,7 @@ def test_every_row_of_the_tables_is_the_exception_it_names(
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_a_server_without_room_is_a_rate_limit(kind: str, sdk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """429 with Retry-After. The server is whole; only its engine is one in memory, whose containers never start."""
-    monkeypatch.setattr("controlplane.lifecycle.sandboxes.CREATE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("controlplane.lifecycle.creation.CREATE_TIMEOUT_S", 0.3)
 
     def make_driver(instance: str) -> FakeDriver:
         driver = FakeDriver(FakeEngine("an/image"), instance=instance)

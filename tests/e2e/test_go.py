@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.live_server import LiveServer
+from tests.support.server.live_server import LiveServer
 
 CREATE = {
     "image": {"uri": "sandlot/go"},
@@ -52,7 +52,7 @@ class Context:
 
     def run(self, code: str) -> Run:
         answer = self.box.post("/code", json={"code": code, "context": {"id": self.id}})
-        return Run([json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line])
+        return Run([json.loads(line) for line in answer.text.splitlines() if line])
 
     def value(self, code: str) -> str:
         (value,) = self.run(code).values
@@ -110,8 +110,21 @@ def test_declarations_and_variables_last(context: Context) -> None:
     assert context.value("anything") == "[a]"
 
 
+def test_statements_and_shared_memory(context: Context) -> None:
+    """One of each kind; tests/integration/execd/test_go_runner.py has the rest."""
+    printed = context.run("for i := 0; ; i++ {\n\tif i > 2 { break }\n\tfmt.Println(i)\n}").printed()
+    assert printed == "0\n1\n2"
+    assert context.run('func() { defer func() { fmt.Println(recover()) }(); panic("x") }()').printed() == "x"
+    assert context.run('func init() { fmt.Println("once") }').printed() == "once"
+    context.run("s := []int{1, 2, 3}; t := s[1:]; n := 1; p := &n; c := make(chan int, 1)")
+    context.run("f := func(k int) int { return k * n }")
+    context.run("t[0] = 20; *p = 3; c <- s[1]")
+    assert context.run("fmt.Println(s, n, f(2), <-c)").printed() == "[1 20 3] 3 6 20"
+    assert context.run('func main() { fmt.Println(strings.ToUpper("main")) }').printed() == "MAIN"
+
+
 def test_what_cannot_last_is_told(context: Context) -> None:
-    """A file or a function with what it has captured lives with its program; the rest goes on."""
+    """A file lives with its program; the rest goes on."""
     run = context.run('f, err := os.Open("/etc/hostname"); n := 1')
     assert "f is not kept" in run.printed("stderr")
     assert context.value("n") == "1"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.live_server import LiveServer, engine_request, run_script
+from tests.support.server.live_server import LiveServer, engine_request, run_script
 
 ENABLE = {"bootstrap.execd.isolation": "enable"}
 
@@ -37,7 +37,7 @@ class Sandbox:
         text = response.read().decode()
         connection.close()
         if (response.getheader("content-type") or "").startswith("text/event-stream"):
-            return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+            return [json.loads(line) for line in text.splitlines() if line]
         return response.status, json.loads(text) if text.startswith(("{", "[")) else text
 
     def run(self, command: str) -> str:
@@ -100,6 +100,17 @@ def test_a_server_that_does_not_allow_it_says_so(server: LiveServer) -> None:
         Sandbox(strict, extensions=ENABLE)
     assert caught.value.code == 400
     assert "allow_user_namespaces" in json.loads(caught.value.read())["message"]
+
+
+def test_its_first_receipt_names_a_version_that_the_image_does_not_have(server: LiveServer) -> None:
+    """As that of a command or of code does."""
+    image = {"image": {"uri": "sandlot/code-interpreter"}, "env": {"GO_VERSION": "1.19"}}
+    sandbox = Sandbox(server, extensions=ENABLE, **image)
+    session = sandbox.open(workspace={"path": "/tmp"})
+    receipts = [sandbox.ask("POST", f"{session}/run", {"code": "true"})[-1]["receipt"] for _ in range(2)]
+    assert receipts[0]["notice"].startswith("GO_VERSION='1.19': this image has ")
+    assert "notice" not in receipts[1]
+    server.request("DELETE", f"/v1/sandboxes/{sandbox.id}")
 
 
 def test_it_is_a_live_shell_that_sees_little(sandbox: Sandbox) -> None:
@@ -255,9 +266,9 @@ def test_runs_behind_are_asked_about(sandbox: Sandbox) -> None:
     assert sandbox.ask("GET", f"{run}/logs?cursor=800")[1] == ""
     assert sandbox.ask("GET", f"{session}/runs/{begun['session_id']}")[0] == 404
     status, begun = sandbox.ask("POST", f"{session}/run", {"code": "sleep 300", "background": True})
-    sandbox.inside(session, "exit 4")
+    sandbox.inside(session, "kill -9 $$")
     state = sandbox.ask("GET", f"{session}/runs/{begun['run_id']}")[1]
-    assert (state["running"], state["exit_code"], state["error"]) == (False, None, "its session ended first")
+    assert (state["running"], state["exit_code"], state["error"]) == (False, None, "the session ended before the job")
     assert state["receipt"]["cause"] == "killed"
     assert sandbox.ask("GET", session)[1]["status"] == "dead"
     status, answer = sandbox.ask("POST", f"{session}/run", {"code": "true"})
@@ -275,6 +286,32 @@ def test_a_run_is_ended_and_its_session_is_not(sandbox: Sandbox) -> None:
     assert sandbox.inside(session, "echo $X") == "5\n"
 
 
+def test_a_strict_script_ends_its_runs_and_not_its_session(sandbox: Sandbox) -> None:
+    """Nothing of what it sets shows in later runs, nor do its failures end anything but themselves."""
+    session = sandbox.open(workspace={"path": "/ws"})
+    assert sandbox.inside(session, "set -euo pipefail; PS1='> '; X=5") == ""
+    status, begun = sandbox.ask("POST", f"{session}/run", {"code": "sleep 300", "background": True})
+    assert status == 202
+    assert sandbox.inside(session, "false; echo no") == ""
+    assert sandbox.inside(session, ": $nope") == "bash: nope: unbound variable\n"
+    assert sandbox.inside(session, "echo $X; exit 3") == "5\n"
+    assert sandbox.ask("GET", session)[1]["status"] == "active"
+    assert sandbox.ask("GET", f"{session}/runs/{begun['run_id']}")[1]["running"]
+    text = "0123456789abcde\n" * 65_536
+    assert sandbox.inside(session, f"wc -c <<'EOF'\n{text}EOF") == f"{len(text)}\n"
+
+
+@pytest.mark.parametrize("asked", [{"uid": 1000, "uid_mode": "setpriv"}, {"uid": 1000, "uid_mode": "userns"}, {}])
+def test_every_identity_may_open_its_own_output(sandbox: Sandbox, asked: dict[str, Any]) -> None:
+    """In a session and in a command."""
+    code = "echo out > /dev/stdout; echo err | tee /dev/stderr > /dev/null; id -u"
+    expected = sorted(["out", "err", str(asked.get("uid", 0))])
+    session = sandbox.open(workspace={"path": "/open"}, **asked)
+    assert sorted(sandbox.inside(session, code).split()) == expected
+    command = {"command": code} | ({"uid": 1000} if asked else {})
+    assert sorted(_text(sandbox.ask("POST", "/command", command)).split()) == expected
+
+
 def test_an_idle_session_ends(sandbox: Sandbox) -> None:
     """Not while something runs in it."""
     session = sandbox.open(workspace={"path": "/ws"}, idle_timeout_seconds=1)
@@ -285,14 +322,15 @@ def test_an_idle_session_ends(sandbox: Sandbox) -> None:
     assert sandbox.ask("GET", session)[0] == 200
     while sandbox.ask("GET", session)[0] == 200:
         pass
-    assert sandbox.run("ls -A /tmp") == "outer\n"
+    while sandbox.run("ls -A /tmp") != "outer\n":  # It is forgotten first, then its directory is removed.
+        pass
 
 
 def test_sessions_leave_nothing_in_execd(sandbox: Sandbox) -> None:
     """No descriptor, no process: whether they were used, died, or never came about."""
 
     def use() -> None:
-        for code in ("echo $((1 + 1))", "exit 3"):
+        for code in ("echo $((1 + 1))", "exit 3", "set -e; false", "kill -9 $$"):
             session = sandbox.open(overlays=[{"path": "/ws"}])
             sandbox.inside(session, code)
             sandbox.ask("GET", f"{session}/files/download?path=/ws/file")
@@ -320,13 +358,13 @@ def test_sessions_leave_nothing_in_execd(sandbox: Sandbox) -> None:
         ({"workspace": {"path": "ws"}}, 400, "absolute"),
         ({"workspace": {"path": "/ws/../etc"}}, 400, "absolute"),
         ({"workspace": {"path": "/ws/"}}, 400, "absolute"),
-        ({"workspace": {"path": "/nowhere"}}, 400, "no such directory"),
+        ({"workspace": {"path": "/nowhere"}}, 400, "is not a directory of the sandbox"),
         ({"workspace": {"path": "/ws", "mode": "rwx"}}, 400, "workspace.mode"),
         ({"workspace": {"path": "/ws"}, "overlays": [{"path": "/ws"}]}, 400, "two things"),
         ({"overlays": [{"path": "/ws", "mode": "ro", "persist": True}]}, 400, "persist"),
         ({"overlays": [{"path": f"/{n}"} for n in range(17)]}, 400, "no more than 16"),
         ({"workspace": {"path": "/ws"}, "binds": [{"source": "/nowhere"}]}, 400, "does not exist"),
-        ({"workspace": {"path": "/ws"}, "binds": [{"source": "/data", "dest": "/nowhere"}]}, 400, "to be covered"),
+        ({"workspace": {"path": "/ws"}, "binds": [{"source": "/data", "dest": "/nowhere"}]}, 400, "can cover it"),
         ({"workspace": {"path": "/ws"}, "gid": 5}, 400, "needs uid"),
         ({"workspace": {"path": "/ws"}, "uid": -1}, 400, "uid"),
         ({"workspace": {"path": "/ws"}, "profile": "loose"}, 400, "profile"),
@@ -366,7 +404,7 @@ def test_a_hardened_sandbox_has_them_too() -> None:
         assert sandbox.ask("GET", f"{session}/files/download?path=/workspace/file")[1] == "x\n"
         assert sandbox.run("cat /workspace/file") == "low\n"
         status, answer = sandbox.ask("POST", "/v1/isolated/session", {"workspace": {"path": "/workspace"}, "uid": 5})
-        assert (status, "cannot be that user's" in answer["message"]) == (503, True), answer
+        assert (status, "cannot run as this user" in answer["message"]) == (503, True), answer
 
 
 SDK = """

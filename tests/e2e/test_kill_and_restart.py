@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.live_server import LiveServer, run_script
+import httpx
+
+from tests.support.server.live_server import LiveServer, run_script
 
 BEFORE = """
 import asyncio, json, sys
@@ -96,3 +100,56 @@ def test_a_killed_server_loses_nothing_and_leaks_nothing(sdk: Path) -> None:
         assert server.stop() == 0
         # The sandbox goes on; warm containers, which nobody would end, are gone.
         assert len(server.containers()) == 1
+
+
+SLOW = "for i in $(seq 40); do echo line $i; sleep 0.05; done; exit 7"
+CELL = "import time\nfor i in range(1, 41): print('line', i); time.sleep(0.05)\n6 * 7"
+
+
+def read_some(server: LiveServer, box: str, path: str, body: object, heard: list[tuple[str, str]]) -> None:
+    """Begin a recorded run, and kill the server in the middle of what it says."""
+    with (
+        httpx.Client(base_url=box, headers={"OPEN-SANDBOX-API-KEY": server.key}, timeout=60) as client,
+        client.stream("POST", path, json=body, headers={"Sandlot-Keep": "60"}) as answer,
+        contextlib.suppress(httpx.TransportError),
+    ):
+        take(answer.iter_lines(), heard, lambda: server.kill() if len(heard) == 10 else None)
+
+
+def take(lines: Iterable[str], heard: list[tuple[str, str]], then: Callable[[], object] = lambda: None) -> None:
+    """Add whole events, with their ids, and call *then* after each."""
+    number = ""
+    for line in lines:
+        if line.startswith("id: "):
+            number = line.removeprefix("id: ")
+        elif line and '"ping"' not in line:
+            heard.append((number, line.removeprefix("data: ")))
+            then()
+
+
+def test_recorded_runs_go_on_after_the_server_was_killed() -> None:
+    """The server dies in the middle of an event stream; the next one goes on after the last event that was heard."""
+    with LiveServer(["--pool-size", "1"]) as server:
+        key = {"OPEN-SANDBOX-API-KEY": server.key}
+        wish = {"image": {"uri": "sandlot/code-interpreter"}, "entrypoint": ["tail", "-f", "/dev/null"]}
+        made = httpx.post(
+            f"{server.address}/v1/sandboxes", json={**wish, "resourceLimits": {}}, headers=key, timeout=60
+        )
+        sandbox = made.json()["id"]
+        for path, body in (("/command", {"command": SLOW}), ("/code", {"code": CELL})):
+            heard: list[tuple[str, str]] = []
+            read_some(server, f"{server.address}/v1/sandboxes/{sandbox}/proxy/44772", path, body, heard)
+            assert 10 <= len(heard) < 40
+            server.start()
+            first = json.loads(heard[0][1])
+            run = first.get("run_id") or first["text"]
+            url = f"{server.address}/v1/sandboxes/{sandbox}/proxy/44772/runs/{run}/events"
+            rest = httpx.get(url, headers={**key, "Last-Event-ID": heard[-1][0]}, timeout=60)
+            assert rest.status_code == 200, rest.text
+            take(rest.text.split("\n"), heard)
+            assert [event for event, _ in heard] == sorted({event for event, _ in heard}, key=float)
+            said = [json.loads(data) for _, data in heard]
+            lines = "\n".join(event["text"] for event in said if event["type"] == "stdout").split("\n")
+            assert [line for line in lines if line] == [f"line {number}" for number in range(1, 41)]
+            assert said[-1]["type"] == ("error" if path == "/command" else "execution_complete")
+            assert said[-1]["receipt"]["cause"] in ("exit", "ok")

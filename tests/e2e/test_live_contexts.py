@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.live_server import LiveServer
+from tests.support.server.live_server import LiveServer, run_script
 
 CREATE = {"image": {"uri": "sandlot/code-interpreter"}, "entrypoint": ["tail", "-f", "/dev/null"], "timeout": 600}
 
@@ -34,7 +35,7 @@ def context(box: httpx.Client) -> str:
 def run(box: httpx.Client, context: str, code: str) -> list[dict[str, Any]]:
     """Run code to its end."""
     answer = box.post("/code", json={"code": code, "context": {"id": context}})
-    return [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+    return [json.loads(line) for line in answer.text.splitlines() if line]
 
 
 def value(events: list[dict[str, Any]]) -> str:
@@ -77,7 +78,7 @@ def test_input(box: httpx.Client, context: str) -> None:
     events: list[dict[str, Any]] = []
     with box.stream("POST", "/code", json=body) as answer:
         for line in filter(None, answer.iter_lines()):
-            events.append(json.loads(line.removeprefix("data: ")))
+            events.append(json.loads(line))
             if events[-1]["type"] == "input_request":
                 assert (events[-1]["prompt"], events[-1]["password"]) == ("name? ", False)
                 assert box.post("/code/input", params={"id": events[0]["text"]}, json={"text": "Ada"}).is_success
@@ -95,11 +96,39 @@ def test_a_dead_context_says_what_it_died_of_and_begins_anew(box: httpx.Client, 
     assert value(run(box, context, "1 + 1")) == "2"
 
 
+LOSS = """
+import asyncio, json
+from code_interpreter import CodeInterpreter
+from code_interpreter.models.code import SupportedLanguage
+from opensandbox import Sandbox
+
+async def main():
+    async with await Sandbox.create("sandlot/code-interpreter") as sandbox:
+        interpreter = await CodeInterpreter.create(sandbox)
+        first = await interpreter.codes.run("import os; x = 1; print(os.getpid())", language=SupportedLanguage.PYTHON)
+        pid = int(first.logs.stdout[0].text)
+        await sandbox.commands.run(f"kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.05; done")
+        second = await interpreter.codes.run("x", language=SupportedLanguage.PYTHON)
+        print(json.dumps({"stderr": [one.text for one in second.logs.stderr], "error": second.error.name,
+                          "count": second.execution_count}))
+        await sandbox.kill()
+
+asyncio.run(main())
+"""
+
+
+def test_clients_of_the_official_sdk_see_that_a_context_was_lost(sdk: Path, server: LiveServer) -> None:
+    """A default context that died between two runs: the NameError of the next run is explained before it comes."""
+    heard = run_script(sdk, server, LOSS)
+    assert "context default-python has begun anew, without what it held: its process" in heard["stderr"][0]
+    assert (heard["error"], heard["count"]) == ("NameError", 1)
+
+
 def test_a_command_ends_with_a_receipt(box: httpx.Client) -> None:
     """What it used, and which limit it met: here that of processes."""
     spin = "python3 -c 'import time\nwhile time.process_time() < 0.2: pass\nprint(1)'"
     answer = box.post("/command", json={"command": spin})
-    init, *_, last = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+    init, *_, last = [json.loads(line) for line in answer.text.splitlines() if line]
     assert last["receipt"]["cause"] == "exit"
     assert last["receipt"]["cpu_s"] >= 0.2
     assert last["receipt"]["output_bytes"] == 2
@@ -107,5 +136,5 @@ def test_a_command_ends_with_a_receipt(box: httpx.Client) -> None:
 
     bomb = "import threading\nwhile True: threading.Thread(target=threading.Event().wait, daemon=True).start()"
     answer = box.post("/command", json={"argv": ["python3", "-c", bomb], "timeout": 30000})
-    last = json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))
+    last = json.loads(answer.text.strip().splitlines()[-1])
     assert last["receipt"]["limits_hit"] == ["pids"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.live_server import LiveServer, run_script
+from tests.support.server.live_server import LiveServer, run_script
 
 SCRIPT = """
 import asyncio, json

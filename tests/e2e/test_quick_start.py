@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.live_server import ROOT, LiveServer
+from tests.support.server.live_server import ROOT, LiveServer
 
 README = (ROOT / "README.md").read_text()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from tests.live_server import LiveServer, run_script
+from tests.support.server.live_server import LiveServer, run_script
 
 SESSIONS = """
 import asyncio, json

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live_server import LiveServer, run_script
+from tests.support.server.live_server import LiveServer, run_script
 
 PATIENCE_S = 30.0
 
@@ -189,7 +189,7 @@ def test_snapshots(sdk: Path, server: LiveServer) -> None:
         "restored": ["kept", "blue"],
         "info": True,
         "entrypoint": ["sleep", "infinity"],
-        "in use": [409, "SNAPSHOT::IN_USE"],
+        "in use": [409, "SNAPSHOT::DELETE_CONFLICT"],
         "gone": [404, "SNAPSHOT::NOT_FOUND"],
         "unknown": [404, "DOCKER::SANDBOX_NOT_FOUND"],
     }
@@ -239,7 +239,7 @@ def test_what_only_some_machines_have(sdk: Path, server: LiveServer) -> None:
         return  # then the engine gives them
     for count in ("1", "all"):
         assert said[count][:2] == [400, "SANDBOX::API_NOT_SUPPORTED"]
-        assert said[count][2].startswith("resourceLimits.gpu: the container engine has no GPUs to give")
+        assert said[count][2] == "the container engine docker cannot give a container GPUs"
 
 
 def test_diagnostics_and_use(sdk: Path, server: LiveServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +59,61 @@ def test_reading_along_while_it_grows_loses_nothing_that_fits_the_tail(
                 assert everything[start : start + len(piece)] == piece
                 at = start + len(piece)
             assert at == output.end
+
+
+MISSING = re.compile(rb"\[sandlot: (\d+) bytes of output are missing here\]\n")
+words = st.lists(st.sampled_from(["a", "\n", "日", "é", "word ", "\n\n"]), max_size=120).map("".join)
+
+
+@given(sizes, sizes, words, st.integers(0, 400), st.integers(0, 3))
+def test_text_is_whole_and_says_what_is_missing(head: int, tail: int, text: str, offset: int, spare: int) -> None:
+    """Characters are whole beside what was dropped, each kept byte comes once, and the counts add up."""
+    written = text.encode()
+    output = Output(max(4, head), max(4, tail))
+    output.append(written)
+    offset = min(len(text[:offset].encode()), len(written))
+    end = max(offset, len(text[: len(text) - spare].encode()))
+
+    shown = b"".join(output.read_text(offset, end))
+
+    *kept, last = MISSING.split(shown)
+    pieces, counts = [*kept[::2], last], [int(count) for count in kept[1::2]]
+    assert sum(counts) + len(b"".join(pieces)) - (end - offset) in (0, 1)  # a newline may end a line that was cut
+    for piece in pieces:
+        assert "\ufffd" not in piece.decode()
+    if output.kept_bytes == len(written):
+        assert shown == written[offset:end]
+
+
+def test_a_character_is_whole_where_the_ring_ends_within_it() -> None:
+    """The tail holds the last two bytes of a character, the first of which is the last of the ring."""
+    output = Output(4, 4)
+    output.append("日日日é".encode())
+
+    assert b"".join(output.read_text(0, output.end)) == "日\n[sandlot: 6 bytes of output are missing here]\né".encode()
+
+
+@given(words, st.integers(0, 3))
+def test_the_end_of_a_text_is_that_of_a_character(text: str, cut: int) -> None:
+    """As long as the rest of it has not been written."""
+    written = text.encode()
+    written = written[: len(written) - cut]
+    output = Output(5, 7)
+    output.append(written)
+
+    assert text.startswith(written[: output.text_end()].decode())
+    assert 0 <= output.end - output.text_end() <= 3
+
+
+def test_lines_are_whole_beside_what_is_missing() -> None:
+    """The half lines at both ends count as missing, too."""
+    output = Output(12, 12)
+    output.append(b"".join(b"line %d\n" % number for number in range(9)))
+
+    assert b"".join(output.read_text(0, output.end)) == (
+        b"line 0\n[sandlot: 49 bytes of output are missing here]\nline 8\n"
+    )
+    assert b"".join(output.read_text(20, output.end)).startswith(b"\n[sandlot: 36 bytes")
 
 
 def test_memory_is_used_only_as_it_fills() -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from controlplane.pool.plan import MAX_BOOST, Discard, Start, Stock, Template, plan
-from controlplane.sandbox import Limits
+from controlplane.sandbox import Limits, Network
 
-TEMPLATES = [Template(image=name, network=False, limits=Limits()) for name in "ABCD"]
+TEMPLATES = [Template(image=name, network=Network.NONE, limits=Limits()) for name in "ABCD"]
 FEW = st.integers(0, 6)
 
 

@@ -16,13 +16,14 @@ from structlog.testing import capture_logs
 
 from controlplane.errors import CapacityExhausted, StartFailed
 from controlplane.pool.plan import Template
-from controlplane.pool.pool import Pool, Warm
-from controlplane.sandbox import Limits
+from controlplane.pool.pool import Pool
+from controlplane.pool.shelf import Warm
+from controlplane.sandbox import Limits, Network
 from controlplane.tasks import Background
-from tests.fakes.factory import Factory
-from tests.virtual_time import VirtualLoop
+from tests.support.fakes.factory import Factory
+from tests.support.virtual_time import VirtualLoop
 
-TEMPLATES = [Template(image=name, network=False, limits=Limits()) for name in "ABC"]
+TEMPLATES = [Template(image=name, network=Network.NONE, limits=Limits()) for name in "ABC"]
 PATIENCE_S = 60.0
 
 INDEX = st.integers(0, 50)

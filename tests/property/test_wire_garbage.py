@@ -23,8 +23,8 @@ from execd.wire.messages import (
     decode_request,
     encode_message,
 )
-from tests.strategies import cut_up, frames, hellos, problems, replies, requests
-from tests.wire_pair import HELLO, greeted
+from tests.support.agent.wire_pair import HELLO, greeted
+from tests.support.strategies import cut_up, frames, hellos, problems, replies, requests
 
 DECODERS = {Hello: decode_hello, Problem: decode_problem, Request: decode_request, Reply: decode_reply}
 roles = st.sampled_from(list(Role))

@@ -25,7 +25,7 @@ from execd.wire.events import (
 from execd.wire.flow import INITIAL_WINDOW_BYTES, MAX_LARGE_BYTES
 from execd.wire.frames import MAX_PAYLOAD_BYTES, Channel
 from execd.wire.messages import ContextError, ContextRun, encode_message
-from tests.wire_pair import HELLO, PROBLEM
+from tests.support.agent.wire_pair import HELLO, PROBLEM
 
 SIZES = st.sampled_from([1, 2, 11, 1000, 65_535, 65_536, 65_537, 131_072, 524_288, 600_000])
 CONTROL_PLANE, AGENT = "control plane", "agent"

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from controlplane.runtime.driver import ContainerState, Driver, EventKind
-from controlplane.runtime.hardening import CAPABILITIES
-from controlplane.sandbox import Limits
-from tests.contract.driver import LIMITS, PATIENCE_S, following, listening, only, spec_of
-from tests.contract.worlds import DockerWorld, Ran, docker_world
-
-PYTHON = ("/opt/execd/bin/python3", "-I", "-S", "-c")
+from controlplane.runtime.docker import containers
+from controlplane.runtime.docker.hardening import CAPABILITIES
+from controlplane.runtime.driver import ContainerState
+from controlplane.runtime.events import EventKind
+from controlplane.sandbox import Limits, Network
+from tests.contract.driver import LIMITS, PATIENCE_S, following, only
+from tests.contract.worlds import DockerWorld, Ran
+from tests.support.server.boxes import PYTHON, Box, running
 
 # capability.h
 _CAPABILITY_BITS = {
@@ -37,60 +37,6 @@ _SYSCALLS = {
     "x86_64": {"keyctl": 250, "perf_event_open": 298, "bpf": 321, "userfaultfd": 323, "open_by_handle_at": 304},
     "aarch64": {"keyctl": 219, "perf_event_open": 241, "bpf": 280, "userfaultfd": 282, "open_by_handle_at": 265},
 }
-
-
-class Box:
-    """A running container."""
-
-    def __init__(self, world: DockerWorld, container_id: str) -> None:
-        self.world = world
-        self.id = container_id
-
-    async def sh(self, script: str, *, user: str = "") -> Ran:
-        """Run a shell script inside."""
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.world.run_inside(self.id, "sh", "-c", script, user=user)
-
-    async def python(self, source: str, *, user: str = "") -> Ran:
-        """Run a program inside, by execd's own interpreter."""
-        async with asyncio.timeout(PATIENCE_S):
-            return await self.world.run_inside(self.id, *PYTHON, source, user=user)
-
-    async def successful(self, attacks: Iterable[str], *, user: str = "") -> list[str]:
-        """Run shell scripts one after the other; return those that ended with status 0."""
-        return [attack for attack in attacks if (await self.sh(attack, user=user)).exit_code == 0]
-
-    async def address(self) -> str:
-        """Its address on the bridge."""
-        shown = await self.world.docker.containers.container(self.id).show()
-        address: str = shown["NetworkSettings"]["Networks"][self.world.network]["IPAddress"]
-        return address
-
-
-@asynccontextmanager
-async def running(world: DockerWorld, driver: Driver | None = None, **changes: object) -> AsyncIterator[Box]:
-    """A container whose execd has said hello."""
-    driver = driver or world.driver
-    async with listening(world.root) as line:
-        container_id = await driver.create(spec_of(world, line, **changes))
-        await driver.start(container_id)
-        await line.link()
-        try:
-            yield Box(world, container_id)
-        finally:
-            await driver.destroy(container_id)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[DockerWorld]:
-    async with docker_world() as world:
-        yield world
-
-
-@pytest.fixture
-async def box(world: DockerWorld) -> AsyncIterator[Box]:
-    async with running(world) as box:
-        yield box
 
 
 @pytest.fixture
@@ -352,7 +298,7 @@ while True:
     listener.accept()[0].close()
 """
     connect = "import socket, sys; socket.create_connection((sys.argv[1], 8000), 2)"
-    async with running(world, network=True) as victim, running(world, network=True) as attacker:
+    async with running(world, network=Network.BRIDGE) as victim, running(world, network=Network.BRIDGE) as attacker:
         assert (await victim.python(serve)).exit_code == 0
         address = await victim.address()
         _, writer = await asyncio.open_connection(address, 8000)
@@ -372,9 +318,28 @@ while True:
             assert ran.exit_code != 0, ran.output
 
 
+@pytest.mark.attack(
+    "network",
+    "a sandbox asks the engine's DNS for the names of the addresses around it",
+    "no name holds the id of a sandbox or of an installation",
+)
+async def test_names_of_neighbours_tell_nothing(world: DockerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that held the id, as of earlier releases, would be told."""
+    async with running(world, network=Network.BRIDGE) as attacker, running(world, network=Network.BRIDGE) as victim:
+        told = (await attacker.sh(f"getent hosts {await victim.address()}")).output
+        known = {container.sandbox_id for container in await world.driver.containers.list()} | {world.instance}
+        assert told
+        assert not [word for word in known if word in told]
+
+        monkeypatch.setattr(containers, "_name_of", lambda spec, instance: f"sandlot-{spec.sandbox_id}")
+        async with running(world, network=Network.BRIDGE) as named:
+            told = (await attacker.sh(f"getent hosts {await named.address()}")).output
+            assert "sandlot-" in told
+
+
 async def test_network_is_not_more_than_a_network(world: DockerWorld) -> None:
     """With a network there is no further capability: no packets of one's own making, no settings."""
-    async with running(world, network=True) as box:
+    async with running(world, network=Network.BRIDGE) as box:
         assert (await box.sh("ls /sys/class/net")).output.split() == ["eth0", "lo"]
         ran = await box.python("import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3)")
         assert "Operation not permitted" in ran.output
@@ -403,7 +368,7 @@ except BlockingIOError:
     await world.start_inside(box.id, "sh", "-c", "bomb() { bomb | bomb & }; bomb")
     async with asyncio.timeout(PATIENCE_S), running(world) as other:
         assert (await other.sh("echo alive")).output == "alive"
-        await world.driver.destroy(box.id)
+        await world.driver.containers.destroy(box.id)
     assert await world.leftovers() == []
 
 
@@ -415,7 +380,7 @@ async def test_memory_bomb_kills_only_the_bomb(world: DockerWorld) -> None:
         assert ran.exit_code == 137
         event = await events.next()
         assert (event.kind, event.container_id) == (EventKind.OOM, box.id)
-        assert {it.state for it in await world.driver.list()} == {ContainerState.RUNNING}
+        assert {it.state for it in await world.driver.containers.list()} == {ContainerState.RUNNING}
         assert (await box.sh("echo alive")).output == (await neighbour.sh("echo alive")).output == "alive"
 
 
@@ -494,7 +459,7 @@ async def test_hardened_disk_is_bounded_memory(hardened: Box) -> None:
 
 async def test_hardened_with_network(world: DockerWorld) -> None:
     """Both go together; the engine's hosts file is then the read-only one."""
-    async with running(world, network=True, hardened=True) as box:
+    async with running(world, network=Network.BRIDGE, hardened=True) as box:
         assert (await box.sh("ls /sys/class/net")).output.split() == ["eth0", "lo"]
         assert (await box.sh("echo x >> /etc/hosts")).exit_code != 0
         assert (await only(world.driver, box.id)).state is ContainerState.RUNNING

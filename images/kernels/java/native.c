@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jni.h>
+#include <jvmti.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -131,6 +132,22 @@ NATIVE(jobject, getStatic)(JNIEnv *env, jclass self, jclass owner, jstring name,
     (*env)->ReleaseStringUTFChars(env, name, field);
     (*env)->ReleaseStringUTFChars(env, signature, type);
     return value;
+}
+
+/* The way of debuggers: Thread.stop() does nothing since Java 20. */
+NATIVE(jint, stop)(JNIEnv *env, jclass self, jthread thread, jthrowable death) {
+    static jvmtiEnv *tools; /* only one thread at a time interrupts a run */
+    jvmtiCapabilities wanted = {.can_signal_thread = 1};
+    JavaVM *machine;
+    if (!tools) {
+        jvmtiError error = (*env)->GetJavaVM(env, &machine) == JNI_OK &&
+                                   (*machine)->GetEnv(machine, (void **)&tools, JVMTI_VERSION_1_2) == JNI_OK
+                               ? (*tools)->AddCapabilities(tools, &wanted)
+                               : JVMTI_ERROR_NOT_AVAILABLE;
+        if (error != JVMTI_ERROR_NONE)
+            return (jint)error;
+    }
+    return (jint)(*tools)->StopThread(tools, thread, death);
 }
 
 NATIVE(void, execute)(JNIEnv *env, jclass self, jobjectArray argv, jint kept) {

@@ -1,8 +1,8 @@
 """Any Jupyter kernel as a language: runner.py KERNELSPEC. The protocol: docs/runner-protocol.md.
 
-The kernel is a child of this process, spoken to over Unix sockets by `jupyter_client`. It is started when the sandbox
-is known, because it has to have the sandbox's variables and directory. It shares our stdout and stderr, so what its
-programs print needs no help; what comes as messages is written there too, in order.
+The kernel is a child of this process, connected over Unix sockets by `jupyter_client`. It is started when the sandbox
+is known, because it needs the sandbox's variables and directory. It shares stdout and stderr with this process, so the
+output of its programs needs no help. Output that comes as messages is written there too, in order.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
+from plain import bundle, line_of, lines, number, text
 
 PROTOCOL = 1
-START_TIMEOUT_S = 60.0
 MAX_MATCHES = 1000
-# What kernels, made for terminals as well, colour tracebacks and descriptions with.
+# The colours of tracebacks and descriptions in kernels that were made for terminals.
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _BIND = str(Path(__file__).with_name("bind.py"))
 
 
 class Channel:
-    """One JSON object a line, both ways."""
+    """One JSON object a line, in both directions."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
@@ -42,7 +42,7 @@ class Channel:
         self._writer: asyncio.StreamWriter
 
     async def open(self) -> None:
-        """Take the socket over."""
+        """Take over the socket."""
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket, limit=1 << 24)
 
     async def receive(self) -> dict[str, Any] | None:
@@ -51,8 +51,8 @@ class Channel:
         return json.loads(line) if line.endswith(b"\n") else None
 
     def say(self, **message: Any) -> None:
-        """Send a message."""
-        self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        """Send a message, made of what `plain` returns."""
+        self._writer.write(line_of(message))
 
 
 class Run:
@@ -121,13 +121,13 @@ class Runner:
             await self._manager.start_kernel(cwd=message["cwd"], env=message["env"])
             self._client = self._manager.client()
             self._client.start_channels()
-            await self._client.wait_for_ready(timeout=START_TIMEOUT_S)
+            await self._client.wait_for_ready()  # as long as the kernel lives; execd checks whether it does anything
         except (OSError, RuntimeError) as error:
             raise SystemExit(f"kernel {self._manager.kernel_name}: {error}") from None
         self._channel.say(type="started", pid=getattr(self._manager.provisioner, "pid", None) or 0)
 
     async def _watch(self) -> None:
-        """When the kernel ends, so do we, as it did: execd tells the client how."""
+        """End in the way of the kernel when the kernel ends, so that execd reports it."""
         provisioner = self._manager.provisioner
         assert provisioner is not None
         status = await provisioner.wait() or 0
@@ -144,6 +144,9 @@ class Runner:
         asking = asyncio.create_task(self._ask()) if allow_input else None
         try:
             status = await self._listen(run, parent)
+        except Exception as error:  # a kernel that breaks the protocol costs its run, and nothing more
+            status, value = "error", f"the kernel sent an invalid message: {type(error).__name__}: {error}"
+            await self._tell(type="error", name="KernelError", value=text(value), traceback=[])
         finally:
             if asking is not None:
                 asking.cancel()
@@ -153,7 +156,7 @@ class Runner:
         self._channel.say(type="done", id=run.number, status=status, count=run.count)
 
     async def _listen(self, run: Run, parent: str) -> str:
-        """Pass on what the kernel publishes, until it is idle again; return how the run ended."""
+        """Pass on what the kernel publishes until it is idle again. Return how the run ended."""
         while True:
             told = await self._client.get_iopub_msg()
             if told["parent_header"].get("msg_id") != parent:
@@ -161,25 +164,26 @@ class Runner:
             content = told["content"]
             match told["msg_type"]:
                 case "stream":
-                    write(2 if content["name"] == "stderr" else 1, content["text"])
+                    write(2 if content["name"] == "stderr" else 1, text(content["text"]))
                 case "execute_result":
-                    run.count = content["execution_count"] or 0
-                    await self._tell(type="result", data=texts(content["data"]), count=run.count)
+                    run.count = number(content["execution_count"])
+                    await self._tell(type="result", data=bundle(content["data"]), count=run.count)
                 case "display_data" | "update_display_data":
                     name = content.get("transient", {}).get("display_id")
-                    extra = {"display_id": name} if name else {}
+                    extra = {"display_id": text(name)} if name else {}
                     update = told["msg_type"] == "update_display_data"
-                    await self._tell(type="display", data=texts(content["data"]), update=update, **extra)
+                    await self._tell(type="display", data=bundle(content["data"]), update=update, **extra)
                 case "error":
                     if not (run.is_interrupted and content["ename"] in ("KeyboardInterrupt", "")):
-                        trace = [_COLOURS.sub("", line) for line in content["traceback"]]
-                        await self._tell(type="error", name=content["ename"], value=content["evalue"], traceback=trace)
+                        trace = [_COLOURS.sub("", line) for line in lines(content["traceback"])]
+                        name, value = text(content["ename"]), text(content["evalue"])
+                        await self._tell(type="error", name=name, value=value, traceback=trace)
                 case "status" if content["execution_state"] == "idle":
                     break
         while True:
             reply = await self._client.get_shell_msg()
             if reply["parent_header"].get("msg_id") == parent:
-                run.count = reply["content"].get("execution_count") or run.count
+                run.count = number(reply["content"].get("execution_count")) or run.count
                 return "ok" if reply["content"]["status"] == "ok" else "error"
 
     async def _ask(self) -> None:
@@ -187,7 +191,8 @@ class Runner:
             asked = await self._client.get_stdin_msg()
             content = asked["content"]
             self._answer = asyncio.get_running_loop().create_future()
-            self._channel.say(type="input_request", prompt=content["prompt"], password=content["password"])
+            prompt, password = text(content["prompt"]), bool(content["password"])
+            self._channel.say(type="input_request", prompt=prompt, password=password)
             self._client.input(await self._answer)
 
     async def _reply(self, message: dict[str, Any]) -> None:
@@ -198,21 +203,22 @@ class Runner:
                 self._channel.say(
                     type="completion",
                     id=message["id"],
-                    matches=content["matches"][:MAX_MATCHES],
-                    start=content["cursor_start"],
-                    end=content["cursor_end"],
+                    matches=lines(content["matches"])[:MAX_MATCHES],
+                    start=number(content["cursor_start"]),
+                    end=number(content["cursor_end"]),
                 )
             else:
                 level = 1 if message.get("detail") else 0
                 content = (await self._client.inspect(code, cursor, level, reply=True, timeout=8))["content"]
-                data = texts(content["data"]) if content.get("found") else {}
-                data = {mime: _COLOURS.sub("", text) for mime, text in data.items()}
+                data = bundle(content["data"]) if content.get("found") else {}
+                data = {mime: _COLOURS.sub("", one) for mime, one in data.items()}
                 self._channel.say(type="inspection", id=message["id"], data=data)
-        except (TimeoutError, KeyError) as error:
-            self._channel.say(type="refused", id=message["id"], message=f"the kernel did not answer: {error}")
+        except Exception as error:  # no answer, or an invalid one
+            problem = text(f"the kernel did not answer: {type(error).__name__} {error}")
+            self._channel.say(type="refused", id=message["id"], message=problem)
 
     async def _tell(self, **message: Any) -> None:
-        """Say something that later output must not overtake."""
+        """Send a message that later output must not overtake."""
         self._acks += 1
         self._acked = asyncio.get_running_loop().create_future()
         self._channel.say(**message, ack=self._acks)
@@ -226,26 +232,14 @@ class Runner:
 
 
 def write(descriptor: int, text: str) -> None:
-    """Write all of a text, at the pace of whoever reads."""
+    """Write a whole text at the pace of its reader."""
     data = memoryview(text.encode(errors="replace"))
     while data:
         data = data[os.write(descriptor, data) :]
 
 
-def texts(bundle: dict[str, Any]) -> dict[str, str]:
-    """Return a MIME bundle whose values are all texts."""
-    return {
-        mime: "".join(value)
-        if isinstance(value, list) and "json" not in mime
-        else value
-        if isinstance(value, str)
-        else json.dumps(value)
-        for mime, value in bundle.items()
-    }
-
-
 async def main(kernel: str) -> None:
-    """Be the runner of a kernel."""
+    """Run as the runner of a kernel."""
     channel = Channel(int(os.environ.pop("SANDLOT_CHANNEL_FD")))
     await channel.open()
     await Runner(channel, kernel).serve()

@@ -4,6 +4,7 @@
 const util = require('node:util');
 
 const MAX_CHARACTERS = 1024 * 1024;
+const MAX_LINES = 10_000; // of a traceback
 const OURS = [`${__dirname}/`, 'node:vm:', 'node:internal/'];
 
 /** Have stacks end where the user's code does, and name places in it. */
@@ -22,7 +23,7 @@ function install(places) {
 /** As Node shows it; but what has a stack without frames, Node would put into brackets. */
 function show(error) {
   const { stack } = error;
-  return typeof stack === 'string' && stack !== '' && !/^\s+at /m.test(stack) ? stack : util.inspect(error);
+  return typeof stack === 'string' && stack !== '' && !/^[ \t]+at /m.test(stack) ? stack : util.inspect(error);
 }
 
 function attempt(read, otherwise) {
@@ -36,6 +37,15 @@ function attempt(read, otherwise) {
 
 /** What code has thrown, as `{name, value, traceback}`. */
 function describe(error, places) {
+  try {
+    return describeUnsafe(error, places);
+  } catch {
+    const value = '(a value that cannot be shown)'; // a proxy, say, that throws whatever it is asked
+    return { name: 'Uncaught', value, traceback: [`Uncaught ${value}`] };
+  }
+}
+
+function describeUnsafe(error, places) {
   const isError = util.types.isNativeError(error) || error instanceof Error;
   if (!isError) {
     const value = attempt(() => util.inspect(error), '(a value that cannot be shown)');
@@ -44,7 +54,15 @@ function describe(error, places) {
   const name = attempt(() => error.name || error.constructor.name, 'Error');
   const value = attempt(() => error.message, '');
   const full = attempt(() => places.inExcerpt(show(error)), `${name}: ${value}`);
-  return { name, value, traceback: full.split('\n') };
+  return { name, value, traceback: linesOf(full) };
+}
+
+/** The lines of a text; without those in the middle when there are too many. */
+function linesOf(text) {
+  const lines = text.split('\n');
+  const half = MAX_LINES / 2;
+  if (lines.length <= MAX_LINES) return lines;
+  return [...lines.slice(0, half), `(${lines.length - MAX_LINES} more)`, ...lines.slice(-half)];
 }
 
 module.exports = { describe, install };

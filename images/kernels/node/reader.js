@@ -5,7 +5,7 @@ const inspector = require('node:inspector');
 const net = require('node:net');
 const { StringDecoder } = require('node:string_decoder');
 const { parentPort, workerData } = require('node:worker_threads');
-const { ACKNOWLEDGED, HEARD } = { ACKNOWLEDGED: 0, HEARD: 1 }; // as in channel.js, which this thread need not load
+const { ACKNOWLEDGED, HEARD, TAKEN } = { ACKNOWLEDGED: 0, HEARD: 1, TAKEN: 2 }; // as in channel.js, which need not load
 
 const { fd, shared } = workerData;
 
@@ -35,7 +35,7 @@ function interrupt(id) {
       return;
     }
     // Again each time: what we terminate may be the very code that was about to take the message.
-    parentPort.postMessage({ op: 'interrupt', id });
+    post({ op: 'interrupt', id });
     if (strikes > 0) {
       if (session === null) {
         session = new inspector.Session();
@@ -52,15 +52,44 @@ function interrupt(id) {
   strike();
 }
 
+let posted = 0; // messages to the main thread
+let hasInterrupted = false; // some run: what that has left may keep the main thread from its messages
+
+function post(message) {
+  posted += 1;
+  parentPort.postMessage(message);
+}
+
+/** Terminate what an interrupted run has left, until the main thread takes the message that was posted last. */
+function strikeLeftovers() {
+  const number = posted;
+  let session = null;
+  const strike = () => {
+    if (Atomics.load(shared, TAKEN) >= number) {
+      session?.disconnect();
+      return;
+    }
+    if (session === null) {
+      session = new inspector.Session();
+      session.connectToMainThread();
+    }
+    session.post('Runtime.evaluate', { expression: '__sandlot_strike()' }, () => {});
+    setTimeout(strike, STRIKE_MS);
+  };
+  setTimeout(strike, STRIKE_MS);
+}
+
 function take(line) {
   const message = JSON.parse(line);
   if (message.op === 'ack') {
     Atomics.store(shared, ACKNOWLEDGED, message.ack);
     Atomics.notify(shared, ACKNOWLEDGED);
   } else if (message.op === 'interrupt') {
+    hasInterrupted = true;
     interrupt(message.id);
   } else {
-    parentPort.postMessage(message);
+    post(message);
+    if (hasInterrupted) strikeLeftovers();
   }
 }
 

@@ -5,12 +5,14 @@ const { AsyncLocalStorage } = require('node:async_hooks');
 const fs = require('node:fs');
 const inspector = require('node:inspector');
 // User code may replace the globals.
-const { clearImmediate, clearTimeout, setImmediate, setTimeout } = require('node:timers');
+const { clearTimeout, setImmediate, setTimeout } = require('node:timers');
 const util = require('node:util');
 
 const { prepare } = require('./cell.js');
 const { Channel } = require('./channel.js');
 const errors = require('./errors.js');
+const { DeadEnds } = require('./idle.js');
+const immediates = require('./immediates.js');
 const { Places } = require('./places.js');
 const questions = require('./questions.js');
 const scope = require('./scope.js');
@@ -46,6 +48,18 @@ class Run {
 
 const ignore = () => {};
 
+/** Wait for a promise. `await`, because user code may replace `then`, or derive promises of its own. */
+async function follow(promise, succeed, fail) {
+  let value;
+  try {
+    value = await promise;
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  succeed(value);
+}
+
 class Runner {
   constructor(fd, language) {
     this._fd = fd;
@@ -54,7 +68,6 @@ class Runner {
     this._run = null;
     this._last = 0; // the number of the last run that has begun
     this._runs = new AsyncLocalStorage(); // which run some code belongs to
-    this._turn = null; // the immediate in which a run will end
     this._isShielded = false; // our own code executes, which must not be terminated
     this._session = null; // by which this thread terminates its own execution
     this._places = new Places();
@@ -63,19 +76,29 @@ class Runner {
 
   serve() {
     streams.install();
+    immediates.install();
     errors.install(this._places);
     this._guard();
     // Node warns once that this way of importing is experimental.
     quietly(() => prepare('import("node:os")', '<cell 0>').script.runInThisContext());
     scope.install({ display: this._display.bind(this), input: this._input.bind(this) });
-    Object.defineProperty(globalThis, STRIKE, { value: (id) => this._strike(id) });
+    const strike = (id) => (id === undefined ? this._strikeLeftover() : this._strike(id));
+    Object.defineProperty(globalThis, STRIKE, { value: strike });
     raiseOomScore();
     this._channel = new Channel(this._fd, (message) => this._take(message));
+    this._deadEnds = new DeadEnds(
+      this._channel,
+      () => this._run?.isWaiting === true && this._inputs.length === 0,
+      () => this._endUnsettled(),
+    );
     this._channel.send({ type: 'ready', protocol: PROTOCOL });
     this._idle = setTimeout(() => this._warmUp(), IDLE_MS);
   }
 
   _take(message) {
+    this._channel.countTaken();
+    this._session?.disconnect(); // before, it would have taken the termination back
+    this._session = null;
     switch (message.op) {
       case 'start':
         this._start(message);
@@ -140,7 +163,7 @@ class Runner {
       scope.makeDeclarable(cell.names);
     } catch (error) {
       this._isShielded = false;
-      this._turn = setImmediate(() => this._fail(run, error));
+      setImmediate(() => this._fail(run, error));
       return;
     }
     this._isShielded = false;
@@ -169,20 +192,20 @@ class Runner {
       value = cell.script.runInThisContext();
       if (cell.isAsync) value = value(scope.helpers(() => run.isInterrupted));
     } catch (error) {
-      this._turn = setImmediate(() => this._fail(run, error));
+      setImmediate(() => this._fail(run, error));
       return;
     }
     // What comes next waits a turn of the event loop, so that what is ready to run, and to fail, has.
     const settle = (then) => {
-      run.isWaiting = false;
-      this._turn = setImmediate(then);
+      this._setWaiting(run, false);
+      setImmediate(then);
     };
     const succeed = (result) => settle(() => this._succeed(run, cell.hasValue ? result : undefined));
     const fail = (error) => settle(() => this._fail(run, error));
     // A promise as the last value is waited for: `main()` belongs to its run to its end.
     if (cell.isAsync || (cell.hasValue && util.types.isPromise(value))) {
-      run.isWaiting = true;
-      Promise.prototype.then.call(value, succeed, fail);
+      this._setWaiting(run, true);
+      follow(value, succeed, fail);
     } else {
       succeed(value);
     }
@@ -202,13 +225,29 @@ class Runner {
       return;
     }
     if (util.types.isPromise(bundle)) {
-      bundle.then(
+      this._setWaiting(run, true);
+      follow(
+        bundle,
         (data) => this._finishWith(run, data),
         (error) => this._fail(run, error),
       );
     } else {
       this._finishWith(run, bundle);
     }
+  }
+
+  _setWaiting(run, isWaiting) {
+    run.isWaiting = isWaiting;
+    this._deadEnds.update();
+  }
+
+  /** What the run awaits can never settle. */
+  _endUnsettled() {
+    const value =
+      'nothing is left that could settle what this code awaits: no timer, request, socket, child or worker. ' +
+      "Nobody answers on stdin; await input('…') asks whoever runs the code.";
+    const name = 'UnsettledTopLevelAwait';
+    this._finish(this._run, 'error', { name, value, traceback: [`${name}: ${value}`] });
   }
 
   _finishWith(run, data) {
@@ -232,12 +271,27 @@ class Runner {
   _finish(run, status, error) {
     if (run.isOver) return;
     this._isShielded = true;
+    if (run.isInterrupted) {
+      // However the code took it: the run ends so, and is struck no more.
+      [status, error] = ['interrupted', undefined];
+      this._channel.hear(run.id);
+    }
     run.isOver = true;
+    this._setWaiting(run, false);
     this._run = null;
     this._forgetInputs();
-    if (error) this._channel.send({ type: 'error', ...error });
+    if (error) this._sendError(error);
     this._channel.send({ type: 'done', id: run.id, status, count: run.count });
     this._isShielded = false;
+  }
+
+  _sendError(error) {
+    try {
+      this._channel.send({ type: 'error', ...error });
+    } catch (tooLong) {
+      const value = `(not shown: ${tooLong.message})`;
+      this._channel.send({ type: 'error', name: 'RangeError', value, traceback: [`RangeError: ${value}`] });
+    }
   }
 
   // -- interrupts
@@ -258,6 +312,16 @@ class Runner {
     const run = this._run;
     if (id < this._last || (id === this._last && run === null)) return; // it is over
     if (run?.id === id) run.isInterrupted = true;
+    this._terminate();
+  }
+
+  /** Called likewise when this thread takes no messages: what an interrupted run has left must not keep it busy. */
+  _strikeLeftover() {
+    const run = this._runs.getStore(); // that began what executes; none for a handler of signals, say
+    if (run === undefined || run.isInterrupted) this._terminate();
+  }
+
+  _terminate() {
     if (this._isShielded) return;
     if (this._session === null) {
       this._session = new inspector.Session();
@@ -267,20 +331,26 @@ class Runner {
   }
 
   _hearInterrupt(id) {
-    this._channel.hear(id);
-    this._session?.disconnect(); // before, it would have taken the termination back
-    this._session = null;
-    // Node forgets what was to run after an immediate that was terminated, but goes on to wait for it.
-    clearImmediate(this._turn);
     if (id > this._last) {
       // What was terminated was about to begin this run.
       this._last = id;
       this._count += 1;
       this._run = new Run({ id }, this._count);
     }
-    if (this._run?.id !== id) return;
-    this._run.isInterrupted = true;
-    this._finish(this._run, 'interrupted');
+    const run = this._run;
+    if (run?.id !== id) {
+      this._channel.hear(id);
+      return;
+    }
+    run.isInterrupted = true;
+    // What is ready to execute belongs to the run: it gets one turn of the event loop, in which it is still struck if it
+    // does not end. Each message begins a turn of its own, because a strike may end the turn that the last one began.
+    setTimeout(() => {
+      setImmediate(() => {
+        this._channel.hear(id); // also if it has ended meanwhile
+        this._finish(run, 'interrupted');
+      });
+    }, 1);
   }
 
   // -- what goes wrong outside of a run's own code
@@ -310,7 +380,12 @@ class Runner {
   _report(prefix, error, event) {
     if (process.listenerCount(event) > 1) return; // the user's own sees to it
     const { traceback } = errors.describe(error, this._places);
-    process.stderr.write(`${prefix}${traceback.join('\n').replace(/^Uncaught /, '')}\n`);
+    const text = `${prefix}${traceback.join('\n').replace(/^Uncaught /, '')}\n`;
+    try {
+      process.stderr.write(text); // may be the user's own
+    } catch {
+      streams.writeText(2, text);
+    }
   }
 
   // -- what code may call
@@ -321,32 +396,43 @@ class Runner {
     const show = (data) => {
       const message = { type: 'display', data };
       if (displayId !== undefined) Object.assign(message, { display_id: String(displayId), update: Boolean(update) });
-      // Between runs nobody listens, and nobody would acknowledge it.
       if (this._run !== null) this._channel.waitForAck(this._shielded(() => this._channel.sendForAck(message)));
+      else this._shielded(() => this._channel.send(message)); // execd keeps it for the next run
     };
     return util.types.isPromise(bundle) ? bundle.then(show) : show(bundle);
   }
 
   /** await input('name? '): a line of text from whoever runs the code; null when there is none. */
   _input(prompt = '', { password = false } = {}) {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       if (!this._run?.mayAsk) {
         resolve(null);
         return;
       }
-      this._inputs.push({ resolve, prompt: String(prompt), password: Boolean(password) });
+      this._inputs.push({ resolve, reject, prompt: String(prompt), password: Boolean(password) });
       if (this._inputs.length === 1) this._ask();
+      this._deadEnds.update();
     });
   }
 
+  /** Send the first request for input that can be sent. */
   _ask() {
-    const [{ prompt, password }] = this._inputs;
-    this._shielded(() => this._channel.send({ type: 'input_request', prompt, password }));
+    while (this._inputs.length > 0) {
+      const [{ prompt, password, reject }] = this._inputs;
+      try {
+        this._shielded(() => this._channel.send({ type: 'input_request', prompt, password }));
+        return;
+      } catch (tooLong) {
+        this._inputs.shift();
+        reject(tooLong);
+      }
+    }
   }
 
   _answer(text) {
     this._inputs.shift()?.resolve(text);
-    if (this._inputs.length > 0) this._ask();
+    this._ask();
+    this._deadEnds.update();
   }
 
   _forgetInputs() {
@@ -355,11 +441,13 @@ class Runner {
 
   _reply({ op, id, code, cursor, detail }) {
     try {
-      const answer =
-        op === 'complete'
-          ? { type: 'completion', id, ...questions.complete(code, cursor) }
-          : { type: 'inspection', id, data: questions.inspect(code, cursor, detail) };
-      this._channel.send(answer);
+      this._shielded(() =>
+        this._channel.send(
+          op === 'complete'
+            ? { type: 'completion', id, ...questions.complete(code, cursor) }
+            : { type: 'inspection', id, data: questions.inspect(code, cursor, detail) },
+        ),
+      );
     } catch (error) {
       this._channel.send({ type: 'refused', id, message: `${error}` });
     }

@@ -7,6 +7,8 @@
 const fs = require('node:fs');
 const { Writable } = require('node:stream');
 
+const { writeSync } = fs; // user code may replace it, and the next one
+const toBuffer = Buffer.from;
 const PAUSE_MS = 1;
 const pause = new Int32Array(new SharedArrayBuffer(4));
 
@@ -14,7 +16,7 @@ const pause = new Int32Array(new SharedArrayBuffer(4));
 function writeAll(fd, data) {
   for (let sent = 0; sent < data.length; ) {
     try {
-      sent += fs.writeSync(fd, data, sent);
+      sent += writeSync(fd, data, sent);
     } catch (error) {
       if (error.code !== 'EAGAIN') return false;
       Atomics.wait(pause, 0, 0, PAUSE_MS);
@@ -23,9 +25,15 @@ function writeAll(fd, data) {
   return true;
 }
 
+/** Write a text to a descriptor. */
+function writeText(fd, text) {
+  writeAll(fd, toBuffer(text));
+}
+
 class Output extends Writable {
   constructor(fd) {
     super({ emitClose: false });
+    this.setMaxListeners(0); // each pipeline() leaves some, and one may follow the other
     this.fd = fd;
     this._type = 'fs';
     this._isStdio = true;
@@ -41,7 +49,10 @@ class Output extends Writable {
     const done = args.findLast((one) => typeof one === 'function');
     const [chunk, encoding] = args.filter((one) => typeof one !== 'function');
     if (chunk !== undefined && chunk !== null) this.write(chunk, encoding);
-    if (done) process.nextTick(done);
+    process.nextTick(() => {
+      this.emit('finish'); // for which pipeline() waits
+      done?.();
+    });
     return this;
   }
 
@@ -58,4 +69,4 @@ function install() {
   }
 }
 
-module.exports = { install, writeAll };
+module.exports = { install, writeAll, writeText };

@@ -1,7 +1,7 @@
-"""Start Python's runner: as a zygote when $SANDLOT_ZYGOTE_FD is set, else as the runner of one context.
+"""The start of Python's runner: a zygote if $SANDLOT_ZYGOTE_FD is set, otherwise the runner of one context.
 
-The contract is docs/runner-protocol.md. Everything else is in the package beside this file, so that no module of ours
-can be taken for one of the user's.
+The contract is docs/runner-protocol.md. Everything else is in the package beside this file, so that no module of the
+runner can be mistaken for one of the user's.
 """
 
 import gc
@@ -10,8 +10,8 @@ import sys
 
 
 def run() -> None:
-    """Import the package from beside this file, whatever the working directory or PYTHONPATH says."""
-    gc.disable()  # until everything that stays has been made
+    """Import the package beside this file, whatever the working directory and PYTHONPATH are."""
+    gc.disable()  # until everything that stays has been created
     sys.path.pop(0)  # the directory of this file
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path.insert(0, here)

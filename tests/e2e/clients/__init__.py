@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.live_server import SDK_PACKAGES, LiveServer, node_modules_with, python_with, sdk_python
+from tests.e2e.clients.versions import Version, versions_table
+from tests.support.server.live_server import SDK_PACKAGES, LiveServer, node_modules_with, python_with, sdk_python
 
 TOURS = Path(__file__).parent
 CLI_PACKAGES = ("opensandbox-cli==1.1.1", "opensandbox-mcp==1.1.1")
@@ -136,8 +137,10 @@ def is_refusal_known(method: str, result: str) -> bool:
     )
 
 
-def table(outcomes: Mapping[Tour, Mapping[str, str]]) -> str:
-    """Return the page."""
+def page(
+    outcomes: Mapping[Tour, Mapping[str, str]], by_versions: Mapping[tuple[Version, str], Mapping[str, str]]
+) -> str:
+    """Return `docs/compatibility.md`."""
     columns: dict[str, dict[str, list[str]]] = {}
     for tour, results in outcomes.items():
         column = columns.setdefault(tour.column, {})
@@ -157,29 +160,48 @@ def table(outcomes: Mapping[Tour, Mapping[str, str]]) -> str:
     listed = "\n".join(f"- `{method}`" for method in refused)
     return f"""# Compatibility with OpenSandbox's clients
 
-The official clients, unmodified, as their registries have them:
+These official clients are tested, unmodified, as their registries publish them:
 {", ".join(CLIENTS)}.
 
-Made by `python -m tests.e2e.clients`. Each client goes four ways through all it can do: on sandboxes from the warm pool
-and on cold ones, each directly and with `use_server_proxy`. On each way every public method is called once at least,
-and its result is looked at. The methods are read from the packages themselves: the classes that they export and what
-those lead to, the commands of the command line, the tools of the MCP server. Left out is what never reaches a server:
-exceptions, values and settings, how a client is put together, what users implement, and `osb config` and `osb skills`.
-The tests do the same, and fail when a client has a method that is not called, or when this page is not what they found.
-Mistakes are tried as well: what the contract calls an error must be the exception of the Python SDK, the status and the
-code that it names. How many methods work both warm and cold, of how many:
+`python -m tests.e2e.clients` generates this page. It calls every public method of each client at least once in each of
+four settings, and checks the result: on sandboxes from the warm pool and on cold sandboxes, each directly and with
+`use_server_proxy`. The list of methods comes from the packages themselves: the exported classes and the objects that
+these classes return, the commands of the command line, and the tools of the MCP server. The list leaves out what never
+reaches a server: exceptions, values and settings, the construction of a client, what users implement, and `osb config`
+and `osb skills`. The tests make the same calls. They fail if a client has a method that is not called, or if this page
+differs from the results. The tests also make mistakes: for each error of the contract, the Python SDK must raise the
+exception, and the answer must have the status and the code, that the contract names.
+
+Each cell of the table shows how many methods work on both warm and cold sandboxes, and how many methods the client has:
 
 {chr(10).join(lines)}
 
-What is refused, each with a status and a code that the client maps to its own exception:
+These methods are refused, each with a status and a code that the client maps to its own exception:
 
 {listed}
 
 - Egress: {EGRESS}. The credential vault {VAULT}.
-- Templates: {TEMPLATES}. Pools over the API likewise: this server keeps its own, by image.
-- Isolated sessions are there in sandboxes that ask for them, where the server allows that: docs/isolation.md. In all
-  others `capabilities` says why not. Their methods `diff` and `commit`, which no client has yet, are refused.
-- Signed addresses exclude `use_server_proxy`, as the contract has it.
+- Templates: {TEMPLATES}. Pools over the API are refused too: the pools of this server are in its
+  settings, and `extensions.poolRef` takes a sandbox from a pool by name.
+- Isolated sessions exist in sandboxes that ask for them, on servers that allow them; see
+  [isolation.md](isolation.md). In other sandboxes `capabilities` gives the reason. The requests `diff` and `commit`,
+  which no client has yet, are refused.
+- A signed address cannot be combined with `use_server_proxy`, as in the contract.
 
-The Java and Go SDKs are not tested here: their registries are not at hand where the tests run.
+The published Java SDK is tested with the shorter list below. The Kotlin code interpreter is not published; the tests
+read the event streams as the Kotlin code interpreter does: it parses each line as JSON and ignores every other line.
+The Go SDK is not available from its registry and is not tested here.
+
+## Versions
+
+Older versions are tested with a shorter list: the oldest and the newest published version, and the versions in between
+that changed something a server sees. "–" means that the version has no such method. Each version was tested directly
+and, if it supports this, with `use_server_proxy`.
+
+{versions_table(by_versions)}
+
+Python 0.1.0 to 0.1.4 and Java 1.0.0 do not send the headers that an endpoint names. Such a client gets an address
+that carries its token; [ports.md](ports.md) describes how the server recognises the client.
+
+LangChain's standard tests for sandboxes pass too, through the provider `langchain-opensandbox` 0.1.0.
 """

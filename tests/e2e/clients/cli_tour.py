@@ -80,7 +80,7 @@ def tour():
     osb("sandbox health", sandbox)
     osb("sandbox metrics", sandbox, read_json=True)
     osb("sandbox renew", sandbox, "--timeout", "20m")
-    osb("sandbox endpoint", sandbox, "--port", "8123", expect="8123")
+    osb("sandbox endpoint", sandbox, "--port", "8123", expect="8123", read_json=True)
     osb("command run", sandbox, "--", "echo", "hello", expect="hello")
     behind = osb("command run", "-d", sandbox, "-o", "json", "--", "echo first; sleep 300")
     command = json.loads(behind)["execution_id"] if behind and behind.lstrip().startswith("{") else behind.split()[-1]
@@ -117,7 +117,7 @@ def tour():
     snapshot = osb("snapshot create", sandbox, "--name", f"cli-{WAY}", read_json=True)["id"]
     while "Ready" not in osb("snapshot get", snapshot):
         time.sleep(0.1)
-    osb("snapshot list", "--sandbox-id", sandbox, expect=snapshot)
+    osb("snapshot list", "--sandbox-id", sandbox, expect=snapshot, read_json=True)
     osb("snapshot delete", snapshot)
     with open(f"{home}/vault.json", "w") as file:
         json.dump({"credentials": [], "bindings": []}, file)

@@ -20,6 +20,9 @@ def problem_of(document: dict[str, Any], schema: dict[str, Any], value: Any) -> 
     """Return what is wrong with a value."""
     while "$ref" in schema:
         schema = at(document, schema["$ref"].removeprefix("#/").split("/"))
+    if "anyOf" in schema:  # each followed by itself: the events of a run that is kept hold JSON
+        problems = [problem_of(document, each, value) for each in schema["anyOf"]]
+        return None if None in problems else problems[0]
     rooted = {**schema, "components": document["components"]}
     try:
         jsonschema_rs.Draft202012Validator(rooted, validate_formats=True).validate(value)

@@ -203,7 +203,7 @@ async def creating(config):
     await create("a resource that is not limited here", unsupported, resource={"disk": "1Gi"}, says="disk")
     await create("more than the limit", parameter, resource={"cpu": "1"}, resource_requests={"cpu": "2"}, says="cpu")
     await create("another platform", unsupported, platform=PlatformSpec(os="windows", arch="amd64"), says="platform")
-    await create("somebody's pool", unsupported, extensions={"poolRef": "p"}, says="poolRef")
+    await create("a pool that is not there", "KUBERNETES::POOL_NOT_FOUND", extensions={"poolRef": "p"}, says="default")
     await create("isolation where it is not allowed", unsupported, extensions={"bootstrap.execd.isolation": "enable"})
     await create("an extension's value", parameter, extensions={"access.renew.extend.seconds": "1"}, says="300")
     rule = NetworkRule(action="allow", target="example.com")
@@ -300,20 +300,9 @@ async def snapshots(sandbox, manager, config):
     await refused("too many snapshots", 409, "SNAPSHOT::TOO_MANY", manager.create_snapshot, sandbox.id)
     await until(lambda: manager.get_snapshot(snapshot.id), lambda found: found.status.state == "Ready")
     restored = await wait(Sandbox.create(snapshot_id=snapshot.id, connection_config=config))
-    await refused("a snapshot in use", 409, "SNAPSHOT::IN_USE", manager.delete_snapshot, snapshot.id)
+    await refused("a snapshot in use", 409, "SNAPSHOT::DELETE_CONFLICT", manager.delete_snapshot, snapshot.id)
     await wait(restored.kill())
-
-    async def deleted():
-        """Its container goes behind the answer to the kill."""
-        try:
-            await wait(manager.delete_snapshot(snapshot.id))
-        except SandboxApiException as error:
-            if error.error.code != "SNAPSHOT::IN_USE":
-                raise
-            return False
-        return True
-
-    await until(deleted, bool)
+    await wait(manager.delete_snapshot(snapshot.id))  # while the container of `restored` is being removed
 
 
 async def commands(sandbox):
@@ -485,14 +474,39 @@ async def ended(manager, config):
     sandbox = await wait(Sandbox.create(IMAGE, entrypoint=entrypoint, connection_config=config))
     await wait(sandbox.files.write_file("/tmp/end", ""))
     await until(sandbox.get_info, lambda info: info.status.state in ("Failed", "Terminated"))
-    stopped = (409, "DOCKER::SANDBOX_NOT_RUNNING")
-    await refused("ended: pause", *stopped, sandbox.pause)
-    await refused("ended: renew", *stopped, sandbox.renew, timedelta(minutes=5))
-    await refused("ended: metadata", *stopped, sandbox.patch_metadata, {"a": "b"})
-    await refused("ended: run", *stopped, sandbox.commands.run, "true")
-    await refused("ended: resume", 409, "DOCKER::SANDBOX_NOT_PAUSED", manager.resume_sandbox, sandbox.id)
-    await refused("ended: snapshot", 409, "SNAPSHOT::INVALID_SOURCE_STATE", sandbox.create_snapshot, "late")
+    stopped, gone = "DOCKER::SANDBOX_NOT_RUNNING", "DOCKER::SANDBOX_NOT_FOUND"
+    # Each refusal has the reason, and those at which a client waits for the sandbox come at once.
+    for row, status, code, method, *arguments in (
+        ("pause", 409, stopped, sandbox.pause),
+        ("renew", 409, stopped, sandbox.renew, timedelta(minutes=5)),
+        ("metadata", 409, stopped, sandbox.patch_metadata, {"a": "b"}),
+        ("run", 409, stopped, sandbox.commands.run, "true"),
+        ("resume", 409, "DOCKER::SANDBOX_NOT_PAUSED", manager.resume_sandbox, sandbox.id),
+        ("snapshot", 409, "SNAPSHOT::INVALID_SOURCE_STATE", sandbox.create_snapshot, "late"),
+        ("ready", 403, "UNEXPECTED_RESPONSE", sandbox.check_ready, timedelta(hours=1), timedelta(seconds=0.1)),
+        ("endpoint", 404, stopped, sandbox.get_endpoint, 8080),
+    ):
+        await refused(f"ended: {row}", status, code, method, *arguments, says="exit code 3")
     await wait(sandbox.kill())
+    # The answer to a kill is the end, although the container is removed behind it.
+    await refused("killed: info", 404, gone, sandbox.get_info)
+    await refused("killed: renew", 404, gone, sandbox.renew, timedelta(minutes=5))
+    await refused("killed: kill", 404, gone, sandbox.kill)
+
+    async def fail_at_once():
+        """Which of its requests is the first to hear of the end is a matter of milliseconds."""
+        entrypoint = ["sh", "-c", "echo no such option >&2; exit 3"]
+        return await wait(
+            Sandbox.create(IMAGE, entrypoint=entrypoint, ready_timeout=timedelta(hours=1), connection_config=config)
+        )
+
+    try:
+        lucky = await fail_at_once()
+        results["an entrypoint that fails at once"] = "ok"  # it was ready before its entrypoint ended
+        await wait(lucky.kill())
+    except SandboxApiException as error:
+        told = "exit code 3; it said: no such option" in str(error)
+        results["an entrypoint that fails at once"] = "ok" if told else f"{error!s:.300}"
 
 
 async def pools(manager, config):

@@ -6,277 +6,276 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
-	"path"
 	"sort"
 	"strings"
 )
 
 const maxErrors = 10
 
-// checked is a run whose types are known: its statements in a function, as they were written.
+// checked is source whose types are known.
 type checked struct {
 	source string
 	files  *token.FileSet
 	file   *ast.File
 	info   *types.Info
-	body   *ast.BlockStmt
 	pkg    *types.Package
-	isBare bool // its last statement is an expression that is told, assigned to nothing
-	// Packages that only the types of variables name.
-	qualifiers map[string]string
 }
 
-// check types a run, adding imports of standard packages that it uses by their names. The lines say what is wrong.
-func (s *session) check(p *plan, variables []variable, body string, number int) (*checked, []string) {
-	s.tools.lock.Lock()
-	defer s.tools.lock.Unlock()
-	for {
-		c := &checked{files: token.NewFileSet()}
-		var out strings.Builder
-		head(&out, p.imports, false)
-		for _, one := range variables {
-			fmt.Fprintf(&out, "var %s %s\n", one.name, one.kind)
-		}
-		p.writeDeclarations(&out)
-		out.WriteString("func main() {\n" + body + "}\n")
-		c.source = out.String()
-		file, err := parser.ParseFile(c.files, fmt.Sprintf("run%d", number), c.source, parser.SkipObjectResolution)
-		if err != nil {
-			return nil, errorLines(err)
-		}
-		c.file = file
-		c.info = &types.Info{
-			Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{},
-			Uses: map[*ast.Ident]types.Object{}, Implicits: map[ast.Node]types.Object{},
-		}
-		var lines []string
-		config := types.Config{Importer: s.tools.imported, Error: func(err error) {
-			// Soft ones are imports and variables that are not used, which is no mistake here.
-			if one, isOne := err.(types.Error); !isOne || !one.Soft {
-				lines = append(lines, err.Error())
-			}
-		}}
-		c.pkg, _ = config.Check("main", c.files, []*ast.File{file}, c.info)
-		if s.addMissing(p, c) {
-			continue
-		}
-		if len(lines) > 0 {
-			return nil, lines[:min(len(lines), maxErrors)]
-		}
-		c.body = mainOf(file).Body
-		return c, nil
+// typed finds the types of a program's source. The lines say what is wrong with it; there are none for what *isFine*
+// excuses. Without a result the source does not parse.
+func (t *tools) typed(source string, number int, isFine func(*checked, types.Error) bool) (*checked, []string) {
+	t.lock.Lock()
+	defer t.lock.Unlock()
+	c := &checked{source: source, files: token.NewFileSet()}
+	file, err := parser.ParseFile(c.files, fmt.Sprintf("run%d", number), source, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, errorLines(err)
 	}
+	c.file = file
+	c.info = &types.Info{
+		Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{},
+		Uses: map[*ast.Ident]types.Object{}, Scopes: map[ast.Node]*types.Scope{},
+	}
+	var lines []string
+	config := types.Config{Importer: t.imported, Error: func(err error) {
+		if one, isOne := err.(types.Error); isOne && isFine != nil && isFine(c, one) {
+			return
+		}
+		lines = append(lines, err.Error())
+	}}
+	c.pkg, _ = config.Check("main", c.files, []*ast.File{file}, c.info)
+	return c, lines[:min(len(lines), maxErrors)]
 }
 
-// addMissing imports packages that are used and not imported; it tells whether there were any.
-func (s *session) addMissing(p *plan, c *checked) bool {
-	found := false
+// addMissing finds standard packages that a source uses by their names and does not import; it tells whether there are
+// any that were not yet found.
+func (t *tools) addMissing(c *checked, known, missing imports) bool {
+	isNew := false
 	ast.Inspect(c.file, func(node ast.Node) bool {
 		selector, isSelector := node.(*ast.SelectorExpr)
 		if !isSelector {
 			return true
 		}
 		name, isName := selector.X.(*ast.Ident)
-		if !isName || c.info.Uses[name] != nil || c.info.Defs[name] != nil || p.imports[name.Name] != "" {
+		if !isName || c.info.Uses[name] != nil || c.info.Defs[name] != nil {
 			return true
 		}
-		if standard, isStandard := s.tools.byName[name.Name]; isStandard {
-			p.imports[name.Name] = standard
-			found = true
+		standard, isStandard := t.byName[name.Name]
+		if isStandard && known[name.Name] == "" && missing[name.Name] == "" {
+			missing[name.Name], isNew = standard, true
 		}
 		return true
 	})
-	return found
+	return isNew
 }
 
-func mainOf(file *ast.File) *ast.FuncDecl {
-	for i := len(file.Decls) - 1; i >= 0; i-- {
-		if function, isFunction := file.Decls[i].(*ast.FuncDecl); isFunction && function.Name.Name == "main" {
-			return function
-		}
+func (t *tools) isStandard(path string) bool { return t.packages[path] != "" || path == "unsafe" }
+
+func (i imports) write(out *strings.Builder) {
+	names := make([]string, 0, len(i))
+	for name := range i {
+		names = append(names, name)
 	}
-	return nil
+	sort.Strings(names)
+	for _, name := range names {
+		alias, _, _ := strings.Cut(name, " ")
+		fmt.Fprintf(out, "import %s %q\n", alias, i[name])
+	}
 }
 
-// used returns the imports that the code needs.
-func (c *checked) used(imports map[string]string) map[string]string {
-	needed := map[string]string{}
-	for _, object := range c.info.Uses {
-		if name, isPackage := object.(*types.PkgName); isPackage {
-			needed[name.Name()] = name.Imported().Path()
+// check types the statements of a run in a function, as they are written. Functions have only their outlines, because they
+// may use variables that the statements declare.
+func (s *session) check(p *plan, cell *cell) (*checked, []string) {
+	for {
+		var out strings.Builder
+		var parameters []string
+		out.WriteString("package main\n")
+		all := imports{}
+		for name, path := range p.imports {
+			all[name] = path
 		}
-	}
-	for name, path := range imports { // for their effects, or with all their names
-		if name == "_" || name == "." {
-			needed[name] = path
-		}
-	}
-	for name := range c.qualifiers {
-		needed[name] = c.qualifiers[name]
-	}
-	return needed
-}
-
-// freshVariables returns what the statements declare on their top level, where its type can be written down.
-func (c *checked) freshVariables(imports map[string]string) []variable {
-	c.qualifiers = map[string]string{}
-	var found []variable
-	seen := map[string]bool{}
-	add := func(name *ast.Ident) {
-		object := c.info.Defs[name]
-		if object == nil || name.Name == "_" || seen[name.Name] {
-			return
-		}
-		if kind, canBe := c.written(object.Type(), imports); canBe {
-			seen[name.Name] = true
-			found = append(found, variable{name.Name, kind})
-		}
-	}
-	for _, statement := range c.body.List {
-		switch statement := statement.(type) {
-		case *ast.AssignStmt:
-			if statement.Tok == token.DEFINE {
-				for _, left := range statement.Lhs {
-					if name, isName := left.(*ast.Ident); isName {
-						add(name)
-					}
-				}
-			}
-		case *ast.DeclStmt:
-			if group, isGroup := statement.Decl.(*ast.GenDecl); isGroup && group.Tok == token.VAR {
-				for _, spec := range group.Specs {
-					for _, name := range spec.(*ast.ValueSpec).Names {
-						add(name)
-					}
-				}
+		for _, one := range p.variables {
+			for name, path := range one.imports {
+				all[name] = path
 			}
 		}
+		all.write(&out)
+		for _, one := range p.variables {
+			if isUniversal(one.name) { // functions and types go on meaning what is built in
+				parameters = append(parameters, one.name+" "+one.kind)
+			} else {
+				fmt.Fprintf(&out, "var %s %s\n", one.name, one.kind)
+			}
+		}
+		p.writeDeclarations(&out, true)
+		out.WriteString("func __run(" + strings.Join(parameters, ", ") + ") {\n{\n")
+		for _, one := range cell.statements {
+			if one.calls == "" {
+				out.WriteString(cell.placed(one.offset, one.offset+len(one.text)))
+			}
+		}
+		out.WriteString("}\n}\n")
+		c, failure := s.tools.typed(out.String(), cell.number, isFineStatement)
+		if c == nil {
+			return nil, failure
+		}
+		if !s.tools.addMissing(c, p.imports, p.imports) {
+			return c, failure
+		}
 	}
-	return found
 }
 
-// written returns a type as source; false when it has a part that cannot be named from here.
-func (c *checked) written(kind types.Type, imports map[string]string) (string, bool) {
-	canBe := true
-	needed := map[string]string{}
-	text := types.TypeString(kind, func(other *types.Package) string {
+// isFineStatement excuses variables and imports that are not used, and a value at the end of the run.
+func isFineStatement(c *checked, err types.Error) bool {
+	if err.Soft {
+		return true
+	}
+	statements := c.body().List
+	if len(statements) == 0 || !strings.HasSuffix(err.Msg, " is not used") {
+		return false
+	}
+	last, isExpression := statements[len(statements)-1].(*ast.ExprStmt)
+	return isExpression && last.Pos() <= err.Pos && err.Pos < last.End()
+}
+
+// body is the block of the statements, at the end of the function that has them.
+func (c *checked) body() *ast.BlockStmt {
+	all := c.file.Decls[len(c.file.Decls)-1].(*ast.FuncDecl).Body.List
+	return all[len(all)-1].(*ast.BlockStmt)
+}
+
+// isUniversal tells whether a name means something that is built in, such as max, unless it is declared.
+func isUniversal(name string) bool { return types.Universe.Lookup(name) != nil }
+
+// packageName returns the name that a variable has in the program. One with the name of something that is built in has
+// another there, because functions of other runs may use what is built in.
+func packageName(variable string) string {
+	if isUniversal(variable) {
+		return "__var_" + variable
+	}
+	return variable
+}
+
+func (c *checked) offset(place token.Pos) int { return c.files.File(c.file.Pos()).Offset(place) }
+
+// fresh returns the variables that the statements declare on their top level, and the names of those whose types cannot be
+// written outside of a function. A statement that declares one of these keeps none of its variables.
+func (c *checked) fresh() (found []variable, unnamed map[string]bool) {
+	unnamed = map[string]bool{}
+	for _, statement := range c.body().List {
+		var here []variable
+		isWritable := true
+		for _, name := range defined(statement) {
+			object := c.info.Defs[name]
+			if object == nil || name.Name == "_" {
+				continue
+			}
+			here = append(here, c.variable(object))
+			isWritable = isWritable && c.isWritable(object.Type(), map[types.Type]bool{})
+		}
+		if isWritable {
+			found = append(found, here...)
+			continue
+		}
+		for _, one := range here {
+			unnamed[one.name] = true
+		}
+	}
+	return found, unnamed
+}
+
+func (c *checked) variable(object types.Object) variable {
+	one := variable{name: object.Name(), imports: imports{}}
+	one.kind = types.TypeString(object.Type(), func(other *types.Package) string {
 		if other == c.pkg {
 			return ""
 		}
-		if strings.Contains(other.Path(), "internal") {
-			canBe = false
-		}
-		for name, path := range imports {
-			if path == other.Path() && name != "_" && name != "." {
-				needed[name] = path
-				return name
-			}
-		}
-		name := "__" + strings.ReplaceAll(path.Base(other.Path()), "-", "_")
-		needed[name] = other.Path()
-		return name
+		alias := aliasOf(other.Path())
+		one.imports[alias] = other.Path()
+		return alias
 	})
-	if kind == types.Typ[types.UntypedNil] || strings.Contains(text, "invalid type") {
-		canBe = false
-	}
-	if canBe {
-		for name, path := range needed {
-			c.qualifiers[name] = path
-		}
-	}
-	return text, canBe
+	return one
 }
 
-// edit replaces a piece of the source.
-type edit struct {
-	from, to int
-	text     string
+// aliasOf returns a name for a package that no variable has.
+func aliasOf(path string) string {
+	return "__" + strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, path)
 }
 
-// rewritten returns the statements with variables that are declared elsewhere, and a last expression that is told.
-func (c *checked) rewritten(fresh []variable) string {
-	kept := map[string]bool{}
-	for _, one := range fresh {
-		kept[one.name] = true
+// isWritable tells whether a type can be written outside of all functions.
+func (c *checked) isWritable(kind types.Type, seen map[types.Type]bool) bool {
+	if seen[kind] {
+		return true
 	}
-	offset := func(place token.Pos) int { return c.files.File(c.file.Pos()).Offset(place) }
-	var edits []edit
-	for _, statement := range c.body.List {
-		switch statement := statement.(type) {
-		case *ast.AssignStmt:
-			if statement.Tok == token.DEFINE && c.allKept(statement.Lhs, kept) {
-				at := offset(statement.TokPos)
-				edits = append(edits, edit{at, at + len(":="), "="})
-			}
-		case *ast.DeclStmt:
-			if group, isGroup := statement.Decl.(*ast.GenDecl); isGroup && group.Tok == token.VAR {
-				edits = append(edits, edit{offset(statement.Pos()), offset(statement.End()), c.assignments(group, kept)})
-			}
-		}
-	}
-	if count := len(c.body.List); count > 0 {
-		switch last := c.body.List[count-1].(type) {
-		case *ast.ExprStmt:
-			if c.isValue(last.X) {
-				edits = append(edits, told(offset(last.Pos()), offset(last.Pos()), offset(last.End()))...)
-			}
-		case *ast.AssignStmt:
-			if c.isBare {
-				edits = append(edits, told(offset(last.Pos()), offset(last.Rhs[0].Pos()), offset(last.End()))...)
+	seen[kind] = true
+	switch kind := kind.(type) {
+	case *types.Basic:
+		return kind.Kind() != types.UntypedNil && kind.Kind() != types.Invalid
+	case *types.Alias:
+		return c.isNameWritable(kind.Obj()) && c.areWritable(kind.TypeArgs(), seen)
+	case *types.Named:
+		return c.isNameWritable(kind.Obj()) && c.areWritable(kind.TypeArgs(), seen)
+	case *types.Pointer:
+		return c.isWritable(kind.Elem(), seen)
+	case *types.Slice:
+		return c.isWritable(kind.Elem(), seen)
+	case *types.Array:
+		return c.isWritable(kind.Elem(), seen)
+	case *types.Chan:
+		return c.isWritable(kind.Elem(), seen)
+	case *types.Map:
+		return c.isWritable(kind.Key(), seen) && c.isWritable(kind.Elem(), seen)
+	case *types.Signature:
+		return c.isTupleWritable(kind.Params(), seen) && c.isTupleWritable(kind.Results(), seen)
+	case *types.Struct:
+		for i := range kind.NumFields() {
+			if field := kind.Field(i); !c.isWritable(field.Type(), seen) || (!field.Exported() && field.Pkg() != c.pkg) {
+				return false
 			}
 		}
+		return true
+	case *types.Interface:
+		for i := range kind.NumMethods() {
+			if method := kind.Method(i); !c.isWritable(method.Type(), seen) || (!method.Exported() && method.Pkg() != c.pkg) {
+				return false
+			}
+		}
+		return true
 	}
-	sort.SliceStable(edits, func(i, j int) bool { return edits[i].from < edits[j].from })
-	var out strings.Builder
-	at := offset(c.body.Lbrace) + 1
-	for _, one := range edits {
-		out.WriteString(c.source[at:one.from] + one.text)
-		at = one.to
-	}
-	out.WriteString(c.source[at:offset(c.body.Rbrace)])
-	return out.String()
+	return false
 }
 
-// told makes an expression the run's value; what stands before it goes.
-func told(from, start, end int) []edit {
-	return []edit{{from, start, "__keep.Result("}, {end, end, ")"}}
-}
-
-func (c *checked) allKept(names []ast.Expr, kept map[string]bool) bool {
-	for _, left := range names {
-		name, isName := left.(*ast.Ident)
-		if !isName || (c.info.Defs[name] != nil && name.Name != "_" && !kept[name.Name]) {
+func (c *checked) isTupleWritable(tuple *types.Tuple, seen map[types.Type]bool) bool {
+	for i := range tuple.Len() {
+		if !c.isWritable(tuple.At(i).Type(), seen) {
 			return false
 		}
 	}
 	return true
 }
 
-// assignments does what a declaration of variables does, to variables that are there.
-func (c *checked) assignments(group *ast.GenDecl, kept map[string]bool) string {
-	offset := func(place token.Pos) int { return c.files.File(c.file.Pos()).Offset(place) }
-	var parts []string
-	for _, spec := range group.Specs {
-		spec := spec.(*ast.ValueSpec)
-		names := make([]string, len(spec.Names))
-		for i, name := range spec.Names {
-			names[i] = name.Name
-			if name.Name != "_" && !kept[name.Name] { // it stays where it is
-				return c.source[offset(group.Pos()):offset(group.End())]
-			}
+func (c *checked) areWritable(arguments *types.TypeList, seen map[types.Type]bool) bool {
+	for i := range arguments.Len() {
+		if !c.isWritable(arguments.At(i), seen) {
+			return false
 		}
-		if len(spec.Values) == 0 {
-			for _, name := range names {
-				if name != "_" {
-					parts = append(parts, fmt.Sprintf("%s = *new(%s)", name, c.source[offset(spec.Type.Pos()):offset(spec.Type.End())]))
-				}
-			}
-			continue
-		}
-		first, last := spec.Values[0], spec.Values[len(spec.Values)-1]
-		parts = append(parts, strings.Join(names, ", ")+" = "+c.source[offset(first.Pos()):offset(last.End())])
 	}
-	return strings.Join(parts, "; ")
+	return true
+}
+
+func (c *checked) isNameWritable(name *types.TypeName) bool {
+	switch name.Pkg() {
+	case nil:
+		return true
+	case c.pkg:
+		return name.Parent() == c.pkg.Scope()
+	}
+	return name.Exported() && !strings.Contains(name.Pkg().Path(), "internal")
 }
 
 // isValue tells whether an expression has one value that is worth telling.

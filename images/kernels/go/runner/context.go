@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 )
@@ -9,16 +10,16 @@ import (
 type context struct {
 	channel    *channel
 	tools      *tools
-	interrupts <-chan os.Signal
+	interrupts chan struct{} // holds one as soon as the run is to be interrupted
 	orders     chan order
 	session    *session
 	env        []string
 	count      int
 }
 
-func newContext(channel *channel, tools *tools, interrupts <-chan os.Signal) *context {
+func newContext(channel *channel, tools *tools) *context {
 	return &context{
-		channel: channel, tools: tools, interrupts: interrupts,
+		channel: channel, tools: tools, interrupts: make(chan struct{}, 1),
 		orders: make(chan order, 1), session: newSession(tools),
 	}
 }
@@ -27,16 +28,7 @@ func newContext(channel *channel, tools *tools, interrupts <-chan os.Signal) *co
 func (c *context) serve() {
 	c.channel.say(said{"type": "ready", "protocol": protocol})
 	go c.tools.warmUp()
-	go func() {
-		defer close(c.orders)
-		for {
-			order, isThere := c.channel.receive()
-			if !isThere {
-				return
-			}
-			c.orders <- order
-		}
-	}()
+	go c.listen()
 	for order := range c.orders {
 		switch order.Op {
 		case "start":
@@ -46,6 +38,38 @@ func (c *context) serve() {
 		case "complete", "inspect":
 			c.channel.say(said{"type": "refused", "id": order.ID, "message": "Go contexts do not do that"})
 		}
+	}
+}
+
+// listen passes on what execd sends, until it has closed the channel.
+func (c *context) listen() {
+	defer close(c.orders)
+	for {
+		order, isThere := c.channel.receive()
+		switch {
+		case !isThere:
+			return
+		case order.Op == "interrupt":
+			select {
+			case c.interrupts <- struct{}{}:
+			default: // there is one already
+			}
+		default:
+			if order.Op == "run" {
+				c.isInterrupted() // it was meant for a run that was over
+			}
+			c.orders <- order
+		}
+	}
+}
+
+// isInterrupted tells whether the run is to be interrupted, once.
+func (c *context) isInterrupted() bool {
+	select {
+	case <-c.interrupts:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -63,9 +87,6 @@ func (c *context) start(order order) {
 
 func (c *context) run(order order) {
 	c.count++
-	for len(c.interrupts) > 0 {
-		<-c.interrupts // of a run that was over
-	}
 	status, ended := c.execute(order)
 	done := said{"type": "done", "id": order.ID, "status": status, "count": c.count}
 	if ended != nil {
@@ -86,7 +107,7 @@ func (c *context) execute(order order) (string, *ending) {
 	if failure != nil {
 		return c.fail("CompileError", failure), nil
 	}
-	if plan.isEmpty() { // declarations only
+	if !plan.hasRun { // declarations only
 		c.session.accept(plan, nil)
 		return "ok", nil
 	}
@@ -94,9 +115,16 @@ func (c *context) execute(order order) (string, *ending) {
 	if failure != nil {
 		return c.fail("CompileError", failure), nil
 	}
+	if c.isInterrupted() { // while it was compiled; the signal has struck nothing
+		os.Remove(binary)
+		return "interrupted", nil
+	}
 	ended := c.tools.run(binary, c.env, c.session.state, c.interrupts)
-	for _, notice := range ended.lost {
-		os.Stderr.WriteString("sandlot: " + notice + "\n")
+	for _, one := range ended.reset {
+		fmt.Fprintf(os.Stderr, "sandlot: %s has lost its value: %s\n", one.name, one.why)
+	}
+	for _, one := range ended.lost {
+		fmt.Fprintf(os.Stderr, "sandlot: %s is not kept: %s\n", one.name, one.why)
 	}
 	if ended.isWhole {
 		c.session.accept(plan, ended)

@@ -24,14 +24,14 @@ func main() {
 	}
 	syscall.CloseOnExec(number)
 	os.Unsetenv("SANDLOT_CHANNEL_FD")
-	// An interrupt is for the program that runs; we only hear of it.
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, syscall.SIGINT)
+	// The signal is for the program that runs, and ends nothing here: we hear of interrupts by the channel. Not ignored,
+	// which programs would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT)
 	tools, err := openTools(os.Args[1])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "runner:", err)
 		os.Exit(1)
 	}
 	defer tools.close()
-	newContext(openChannel(number), tools, interrupts).serve()
+	newContext(openChannel(number), tools).serve()
 }

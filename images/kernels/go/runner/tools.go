@@ -2,7 +2,7 @@ package main
 
 import (
 	"bufio"
-	"bytes"
+	"errors"
 	"fmt"
 	"go/types"
 	"io"
@@ -83,7 +83,7 @@ func (t *tools) nameThem() {
 			t.byName[name] = path
 		}
 	}
-	t.byName["rand"], t.byName["template"] = "math/rand", "text/template"
+	t.byName["rand"], t.byName["template"], t.byName["unsafe"] = "math/rand", "text/template", "unsafe"
 }
 
 func (t *tools) close() { os.RemoveAll(t.directory) }
@@ -164,17 +164,24 @@ func messages(output []byte, err error) []string {
 // ending is how a program ended, and what it told.
 type ending struct {
 	isInterrupted, isPanic bool
-	isWhole                bool // it came to its end, and has kept its variables
+	isWhole                bool // it came to its end, and has saved its variables
 	status                 string
 	exitCode               int   // 128 + signal number when a signal ended it
 	peak                   int64 // bytes of memory
 	result, panicText      string
-	trace, lost            []string
-	state                  []byte
+	trace                  []string
+	lost                   []notice // variables that are not saved
+	reset                  []notice // variables that could not be restored
+	needs                  needs
+	state                  *os.File
+	isSaved                bool
 }
 
+// notice is about a variable.
+type notice struct{ name, why string }
+
 // run executes a program with the variables that were kept.
-func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan os.Signal) *ending {
+func (t *tools) run(binary string, env []string, state *os.File, interrupts <-chan struct{}) *ending {
 	defer os.Remove(binary)
 	ended := &ending{trace: []string{}}
 	answers, answersEnd, err := os.Pipe()
@@ -182,15 +189,24 @@ func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan
 		ended.status = err.Error()
 		return ended
 	}
-	given, kept := t.stateFile("given", state), t.stateFile("kept", nil)
+	saved, err := t.stateFile()
+	if err != nil {
+		ended.status = err.Error()
+		return ended
+	}
+	if state == nil {
+		state, _ = os.Open(os.DevNull)
+		defer state.Close()
+	}
+	state.Seek(0, io.SeekStart)
 	command := exec.Command(binary)
 	command.Env = env
 	command.Stdout, command.Stderr = os.Stdout, os.Stderr
-	command.ExtraFiles = []*os.File{answersEnd, given, kept}
+	command.ExtraFiles = []*os.File{answersEnd, state, saved}
 	err = command.Start()
 	answersEnd.Close()
-	given.Close()
 	if err != nil {
+		saved.Close()
 		ended.status = err.Error()
 		return ended
 	}
@@ -201,13 +217,16 @@ func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan
 	}()
 	over := make(chan error, 1)
 	go func() {
-		<-told // a program that has closed it may go on, and then so do we
-		over <- command.Wait()
+		err := command.Wait()
+		// All that it has told is in the pipe. What the program has started may hold the other end, and goes on.
+		answers.SetReadDeadline(time.Now().Add(grace))
+		<-told
+		over <- err
 	}()
 	var killer <-chan time.Time
 	for {
 		select {
-		case <-interrupts: // the program has got it too
+		case <-interrupts: // the program has got the signal, if it was there in time
 			ended.isInterrupted = true
 			killer = time.After(grace)
 			continue
@@ -220,13 +239,14 @@ func (t *tools) run(binary string, env []string, state []byte, interrupts <-chan
 		break
 	}
 	answers.Close()
-	kept.Seek(0, io.SeekStart)
-	ended.state, _ = io.ReadAll(kept)
-	kept.Close()
 	ended.exitCode, ended.peak = used(command.ProcessState)
 	// It may be over before we have heard of the interrupt that ended it.
 	ended.isInterrupted = ended.isInterrupted || ended.exitCode == 128+int(syscall.SIGINT)
-	ended.isWhole = err == nil || ended.isPanic
+	if ended.isWhole = (err == nil || ended.isPanic) && ended.isSaved; ended.isWhole {
+		ended.state = saved
+	} else {
+		saved.Close()
+	}
 	if err != nil && !ended.isPanic {
 		ended.status = err.Error()
 	}
@@ -249,15 +269,12 @@ func used(state *os.ProcessState) (code int, peak int64) {
 }
 
 // stateFile makes a file that has no name any more.
-func (t *tools) stateFile(name string, content []byte) *os.File {
-	file, err := os.CreateTemp(t.directory, name)
-	if err != nil {
-		return nil
+func (t *tools) stateFile() (*os.File, error) {
+	file, err := os.CreateTemp(t.directory, "state")
+	if err == nil {
+		os.Remove(file.Name())
 	}
-	os.Remove(file.Name())
-	file.Write(content)
-	file.Seek(0, io.SeekStart)
-	return file
+	return file, err
 }
 
 // listen reads what the program tells: see keep.go.
@@ -268,23 +285,52 @@ func (e *ending) listen(answers *os.File) {
 		if err != nil {
 			return
 		}
+		fields, err := readFields(in)
+		if err != nil {
+			return
+		}
+		e.hear(tag, fields)
+	}
+}
+
+var errRecord = errors.New("not a record of the program's")
+
+func readFields(in *bufio.Reader) ([]string, error) {
+	var count int
+	if _, err := fmt.Fscanf(in, "%d\n", &count); err != nil || count < 0 || count > maxLine {
+		return nil, errRecord
+	}
+	var fields []string
+	for range count {
 		var size int
 		if _, err := fmt.Fscanf(in, "%d\n", &size); err != nil || size < 0 || size > maxLine {
-			return
+			return nil, errRecord
 		}
 		text := make([]byte, size)
 		if _, err := io.ReadFull(in, text); err != nil {
-			return
+			return nil, err
 		}
-		switch tag {
-		case 'r':
-			e.result = string(text)
-		case 'p':
-			e.isPanic, e.panicText = true, string(text)
-		case 't':
-			e.trace = append([]string{"panic: " + e.panicText}, strings.Split(string(bytes.TrimSpace(text)), "\n")...)
-		case 'l':
-			e.lost = append(e.lost, string(text))
-		}
+		fields = append(fields, string(text))
+	}
+	return fields, nil
+}
+
+func (e *ending) hear(tag byte, fields []string) {
+	switch {
+	case tag == 'r' && len(fields) == 1:
+		e.result = fields[0]
+	case tag == 'p' && len(fields) > 0:
+		e.isPanic, e.panicText = true, fields[0]
+		e.trace = append([]string{"panic: " + fields[0]}, fields[1:]...)
+	case tag == 'l' && len(fields) == 2:
+		e.lost = append(e.lost, notice{fields[0], fields[1]})
+	case tag == 'z' && len(fields) == 2:
+		e.reset = append(e.reset, notice{fields[0], fields[1]})
+	case tag == 't' && len(fields) == 2:
+		e.needs.types = append(e.needs.types, needed{fields[0], fields[1]})
+	case tag == 'v' && len(fields) == 2:
+		e.needs.things = append(e.needs.things, needed{fields[0], fields[1]})
+	case tag == 'c':
+		e.isSaved = true
 	}
 }

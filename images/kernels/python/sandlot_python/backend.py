@@ -1,4 +1,4 @@
-"""The matplotlib backend of a context. Imported by matplotlib alone, see figures.py."""
+"""The matplotlib backend of a context. Only matplotlib imports it; see figures.py."""
 
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,21 +7,23 @@ from sandlot_python import figures
 
 
 class FigureManager(FigureManagerBase):
-    """plt.show() displays all open figures and closes them; figure.show() displays one and leaves it open."""
+    """The manager of a figure. plt.show() displays all open figures and closes them; figure.show() displays one."""
+
+    is_adopted = False  # the figure was begun under another backend
 
     @classmethod
     def pyplot_show(cls, *, block: object = None) -> None:
-        """Show all."""
+        """Display and close all open figures."""
         figures.show_open()
 
     def show(self) -> None:
-        """Show this one."""
+        """Display this figure."""
         from IPython.display import display
 
         display(self.canvas.figure)
 
 
 class FigureCanvas(FigureCanvasAgg):
-    """Agg, under a manager that shows."""
+    """A canvas of Agg whose manager displays figures."""
 
     manager_class = FigureManager

@@ -1,48 +1,62 @@
-"""The channel to execd: one JSON object a line, both ways."""
+"""The channel to execd: one JSON object a line, in both directions.
+
+User code may replace the functions of every module that it can import, so this module takes what it needs at its start.
+"""
 
 from __future__ import annotations
 
 import array
-import json
-import os
-import select
 import signal
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from os import getpid
+from select import select
+from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, getsignal, pthread_sigmask
+from signal import signal as set_handler
+from threading import Lock, current_thread, main_thread
 from types import FrameType
 from typing import Any
 
+from sandlot_python.plain import decode, encode
+
 Message = dict[str, Any]
 
-MAX_LINE_BYTES = 16 * 1024 * 1024 - 64 * 1024  # execd takes no longer ones
+MAX_LINE_BYTES = 16 * 1024 * 1024 - 64 * 1024  # execd accepts no longer lines
 FDS = 4  # that make a context: channel, stdin, stdout, stderr
 _ANCILLARY_SPACE = socket.CMSG_SPACE(FDS * array.array("i").itemsize)
 
+# Signals whose handlers are held back while a message is sent or taken. Those of faults cannot be held back.
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
+_HELD_BACK = signal.valid_signals() - _FAULTS
+
 
 class TooLarge(Exception):
-    """A message is longer than MAX_LINE_BYTES; nothing was sent."""
+    """A message is longer than MAX_LINE_BYTES. Nothing was sent."""
 
 
 class Interrupts:
-    """SIGINT as KeyboardInterrupt, only while user code runs, and never in the middle of a message."""
+    """SIGINT as KeyboardInterrupt, but only while user code runs, and never in the middle of a message."""
 
     def __init__(self) -> None:
         self.armed = False
         self._shields = 0
         self._pending = False
+        self._mask: set[int] = set()  # of signals, outside of the block
         self._divert: Callable[[FrameType | None], bool] | None = None
 
     def install(self) -> None:
-        """Take SIGINT over; user code may have put a handler of its own in our place."""
-        if signal.getsignal(signal.SIGINT) != self._strike:
-            signal.signal(signal.SIGINT, self._strike)
+        """Handle SIGINT again: user code may have installed another handler."""
+        if getsignal(SIGINT) != self._strike:
+            set_handler(SIGINT, self._strike)
 
     @contextmanager
     def diverted(self, divert: Callable[[FrameType | None], bool]) -> Iterator[None]:
-        """In the block, ask *divert* first, with the frame that would be struck: true means that it saw to it."""
+        """Ask *divert* first while the block runs.
+
+        It gets the frame that would be interrupted, and returns True if it acts.
+        """
         before, self._divert = self._divert, divert
         try:
             yield
@@ -50,12 +64,27 @@ class Interrupts:
             self._divert = before
 
     def __enter__(self) -> None:
-        """Hold SIGINT back until the end of the block. Only the main thread is ever struck."""
+        """Hold back SIGINT until the end of the block, and other signals too, because handlers of user code may raise.
+
+        Only the main thread is ever interrupted.
+        """
         self._shields += 1
+        if self._shields > 1:
+            return
+        self._mask = pthread_sigmask(SIG_BLOCK, ())
+        try:
+            pthread_sigmask(SIG_BLOCK, _HELD_BACK)  # runs the handlers of the signals that have arrived
+        except BaseException:
+            self._shields -= 1
+            pthread_sigmask(SIG_SETMASK, self._mask)
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._shields -= 1
-        if self._pending and not self._shields:
+        if self._shields:
+            return
+        pthread_sigmask(SIG_SETMASK, self._mask)
+        if self._pending:
             self._pending = False
             if self.armed:
                 raise KeyboardInterrupt
@@ -67,8 +96,19 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+@contextmanager
+def handlers_held_back() -> Iterator[None]:
+    """Hold back signal handlers of user code while the block runs, because they may raise. SIGINT still interrupts."""
+    before = pthread_sigmask(SIG_BLOCK, ())
+    try:
+        pthread_sigmask(SIG_BLOCK, _HELD_BACK - {SIGINT})
+        yield
+    finally:
+        pthread_sigmask(SIG_SETMASK, before)
+
+
 class Unshielded:
-    """What other threads use in place of Interrupts: signals do not strike there."""
+    """The replacement for Interrupts in other threads, which signals do not interrupt."""
 
     def __enter__(self) -> None: ...
 
@@ -76,80 +116,93 @@ class Unshielded:
 
 
 class Channel:
-    """Sends from any thread; receives in the main thread."""
+    """A channel that sends from any thread, and receives in the main thread."""
 
     def __init__(self, execd: socket.socket, interrupts: Interrupts) -> None:
         self._socket = execd
         self._interrupts = interrupts
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._pieces: list[bytes] = []  # of a line whose end has not come
+        self._lock = Lock()
+        self._pid = getpid()
+        self._pieces: list[bytes] = []  # of a line whose end has not arrived
         self._inbox: deque[Message] = deque()
         self._sent = 0  # messages that ask for an ack
         self._acknowledged = 0
         self._fds = array.array("i")  # that came with a message
-        self._inputs: deque[Message] = deque()  # answers to what code asked for
-        self.interrupted_run = 0  # the last one that execd asked to interrupt
+        self._inputs: deque[Message] = deque()  # answers to input() of code
+        self.interrupted_run = 0  # the last run that execd asked to interrupt
+        self.acknowledges = False  # execd does so while a run goes on
 
     @property
     def is_ours(self) -> bool:
-        """Whether this is still the context's process, not a child that user code forked."""
-        return os.getpid() == self._pid
+        """Whether this is still the process of the context, and not a child that user code forked."""
+        return getpid() == self._pid
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when something has arrived."""
+        return self._socket.fileno()
+
+    def next_run(self) -> int:
+        """Return the number of the run that has arrived and was not received yet; 0 if there is none."""
+        return next((message["id"] for message in self._inbox if message["op"] == "run"), 0)
 
     def receive(self) -> Message | None:
-        """Return the next message; None when execd has closed the channel."""
+        """Return the next message; None if execd has closed the channel."""
         while not self._inbox:
             if not self._read():
                 return None
         return self._inbox.popleft()
 
     def receive_fds(self) -> list[int]:
-        """Return the descriptors that came with the message received last; they are the caller's to close."""
+        """Return the descriptors that came with the message received last. The caller closes them."""
         fds, self._fds = list(self._fds), array.array("i")
         return fds
 
     def receive_input(self) -> str | None:
-        """Wait for the answer to an `input_request`; None says that there is none. Ctrl-C may strike meanwhile."""
+        """Wait for the answer to an `input_request`; None means the end of the input.
+
+        Ctrl-C may interrupt meanwhile.
+        """
         while not self._inputs:
             if not self._wait_for_more():
                 return None
         return self._inputs.popleft()["text"]
 
     def forget_inputs(self) -> None:
-        """What was answered too late is not meant for whoever asks next."""
+        """Drop answers that came too late: they must not reach the next question."""
         self._inputs.clear()
 
     def let_go(self) -> None:
-        """In a copy of the process: leave the channel to the original."""
+        """Leave the channel to the original, in a copy of the process."""
         self._socket.close()
 
     def wait(self, timeout_s: float) -> bool:
-        """Return whether a message, or the end, is there within so many seconds."""
-        return bool(self._inbox) or bool(select.select([self._socket], [], [], timeout_s)[0])
+        """Return whether a message or the end arrives within so many seconds."""
+        return bool(self._inbox) or bool(select([self._socket], [], [], timeout_s)[0])
 
     def take_what_is_there(self) -> None:
-        """Read without waiting."""
+        """Read without waiting, up to the next message that `receive` returns."""
         with self._interrupts:
             while self.wait(0) and not self._inbox and self._read():
                 pass
 
     def send(self, message: Message, *, in_order: bool = False) -> None:
-        """Send a message. With *in_order* return when execd has taken what was printed before it.
+        """Send a message, made of what `plain` returns.
 
-        In a process that user code forked it does nothing: the channel belongs to the parent.
+        With *in_order*, return when execd has taken what was printed before the message. In a process that user code
+        forked, do nothing: the channel belongs to the parent.
 
         Raises:
             TooLarge
         """
         if not self.is_ours:
             return
-        main = threading.current_thread() is threading.main_thread()
-        in_order = in_order and main
+        main = current_thread() is main_thread()
+        in_order = in_order and main and self.acknowledges
         with self._interrupts if main else Unshielded(), self._lock:
             if in_order:
                 message = {**message, "ack": self._sent + 1}
-            # Lone surrogates have no UTF-8; nobody could read them anyway.
-            line = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            # Lone surrogates have no UTF-8; nobody could read them.
+            line = encode(message).encode("utf-8", "replace") + b"\n"
             if len(line) > MAX_LINE_BYTES:
                 raise TooLarge(f"{len(line)} bytes, more than {MAX_LINE_BYTES}")
             self._sent += in_order
@@ -162,7 +215,7 @@ class Channel:
             pass
 
     def _wait_for_more(self) -> bool:
-        # Ctrl-C may strike while we only look, not while we take: no byte can get lost between the two.
+        # Ctrl-C may interrupt the wait, but not the read, so no byte can get lost between the two.
         if not self._socket.recv(1, socket.MSG_PEEK):
             return False
         with self._interrupts:
@@ -180,7 +233,7 @@ class Channel:
         *lines, rest = b"".join(self._pieces).split(b"\n")
         self._pieces = [rest]
         for line in lines:
-            message = json.loads(line)
+            message = decode(line.decode())
             if message["op"] == "ack":
                 self._acknowledged = message["ack"]
             elif message["op"] == "interrupt":

@@ -1,8 +1,7 @@
-"""A context copies itself: one fork, after which each of the two goes its own way."""
+"""The copies of a context: one fork, after which the two processes are independent."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -13,11 +12,11 @@ from sandlot_python.channel import Channel, Interrupts
 
 
 class NotForkable(Exception):
-    """This process cannot be copied now; the message says why."""
+    """This process cannot be copied now. The message says why."""
 
 
 def check_forkable() -> None:
-    """Raises NotForkable: something goes on beside the code of runs, which a copy would not have."""
+    """Check that nothing runs beside the code of runs: a copy would not have it. Raises NotForkable."""
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
         raise NotForkable(f"it has other threads: {', '.join(others[:5])}")
@@ -26,15 +25,19 @@ def check_forkable() -> None:
         if (count := native_threads()) > 1:
             raise NotForkable(f"it has {count - 1} other thread(s), started by native code")
     loop = async_helpers._asyncio_event_loop
-    if loop is not None and (tasks := asyncio.all_tasks(loop)):
+    if loop is None:
+        return
+    import asyncio
+
+    if tasks := asyncio.all_tasks(loop):
         raise NotForkable(f"it has {len(tasks)} task(s) that go on when code awaits")
 
 
 def fork() -> int:
-    """Return the copy's process id, and 0 in the copy. It is an orphan from birth: execd waits for it, not we.
+    """Fork. Return the copy's process id, and 0 in the copy. The copy is an orphan from the start: execd waits for it.
 
     Raises:
-        OSError: there is no room for another process.
+        OSError: Another process cannot be started.
     """
     reading, writing = os.pipe()
     try:
@@ -49,7 +52,7 @@ def fork() -> int:
         os.close(reading)
         os.waitpid(between, 0)
         if not pid:
-            raise ChildProcessError("there is no room for another process")
+            raise ChildProcessError("another process cannot be started")
         return int(pid)
     try:
         os.close(reading)
@@ -64,7 +67,7 @@ def fork() -> int:
 
 
 def take_over(fds: list[int], interrupts: Interrupts) -> Channel:
-    """In a new process: make channel, stdin, stdout and stderr its own, and its session too."""
+    """Make channel, stdin, stdout and stderr of a new process its own, and give it a session."""
     os.setsid()
     channel_fd, *streams = fds
     for target, fd in enumerate(streams):
@@ -74,16 +77,17 @@ def take_over(fds: list[int], interrupts: Interrupts) -> Channel:
 
 
 def forget_loop() -> None:
-    """In a copy: have an event loop of its own. The old one stays untouched: its epoll is the original's as well."""
+    """Give a copy an event loop of its own. The old loop stays untouched, because the original uses its epoll."""
     _old_loops.append(async_helpers._asyncio_event_loop)
     async_helpers._asyncio_event_loop = None
 
 
-_old_loops: list[object] = []  # collected, one would close itself, and take the original's descriptors out of the epoll
+# An old loop that is collected would close itself, and remove the original's descriptors from the epoll.
+_old_loops: list[object] = []
 
 
 def native_threads() -> int:
-    """Return how many threads this process has, as the kernel sees it."""
+    """Return the number of threads of this process, as the kernel counts them."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -91,7 +95,7 @@ def native_threads() -> int:
 
 
 def end_pools() -> None:
-    """Fork once: that ends the threads of libraries which prepare for forks, as OpenBLAS does; they start again."""
+    """Fork once. This ends the threads of libraries that prepare for forks, such as OpenBLAS; they start again."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)

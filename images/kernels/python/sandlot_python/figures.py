@@ -1,6 +1,6 @@
-"""Matplotlib's figures: shown at the end of the run, or at plt.show(), then closed.
+"""The figures of matplotlib: displayed at the end of the run, or at plt.show(), then closed.
 
-Nothing here imports matplotlib until somebody else does; then its default backend is `backend.py` beside this file.
+This module does not import matplotlib. When other code does, its default backend becomes `backend.py` beside this file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ BACKEND = "module://sandlot_python.backend"
 
 
 class BackendFinder:
-    """Makes ours the default backend in the moment that matplotlib is imported.
+    """An import hook that sets the default backend at the moment when matplotlib is imported.
 
-    By $MPLBACKEND every program started from here would inherit a backend that it cannot import.
+    $MPLBACKEND would not do: programs that are started from here would inherit a backend that they cannot import.
     """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Find matplotlib as everybody does, and have its import end with a word of ours."""
+        """Find matplotlib in the usual way, and set the backend at the end of its import."""
         if name != "matplotlib":
             return None
         sys.meta_path.remove(self)
@@ -45,25 +45,39 @@ def install() -> None:
     sys.meta_path.insert(0, BackendFinder())
 
 
-def use_backend() -> None:
-    """Go back to our backend, whatever has been chosen before."""
+def use_backend(shell: Any) -> None:
+    """Use this backend again, whichever was chosen before. `%config InlineBackend` works from then on.
+
+    Figures that were begun under another backend belong to this one from now on. They are displayed when code draws on
+    them again, or calls plt.show().
+    """
     import matplotlib
+    from matplotlib_inline.config import InlineBackend
 
     matplotlib.use(BACKEND)
+    settings = InlineBackend.instance(parent=shell)
+    settings.shell = shell
+    if settings not in shell.configurables:
+        shell.configurables.append(settings)
+    for manager in _adopt():
+        manager.canvas.figure.stale = False
 
 
 def as_png(figure: Any) -> bytes | None:
-    """Return what a figure looks like; None for an empty one."""
+    """Return the picture of a figure; None for an empty one."""
     from IPython.core.pylabtools import print_figure
 
     return print_figure(figure)
 
 
-def show_open() -> None:
-    """Display the open figures of our backend, oldest first, and close them."""
+def show_open(*, at_end: bool = False) -> None:
+    """Display the open figures, the oldest first, and close them; *at_end* of a run only if the code has drawn one."""
     from IPython.display import display
 
-    for manager in _ours():
+    managers = _ours()
+    if at_end and all(manager.is_adopted and not manager.canvas.figure.stale for manager in managers):
+        return
+    for manager in managers:
         figure = manager.canvas.figure
         _gcf().destroy(manager)
         if figure.axes or figure.lines:
@@ -71,7 +85,7 @@ def show_open() -> None:
 
 
 def close(value: object) -> None:
-    """Close a figure of our backend; other values are no business of ours."""
+    """Close a figure of this backend. Ignore other values."""
     if "matplotlib.figure" not in sys.modules:
         return
     for manager in _ours():
@@ -84,7 +98,31 @@ def _gcf() -> Any:
 
 
 def _ours() -> list[Any]:
+    """Return the managers of this backend's figures. While the backend is chosen, these are all figures."""
     if "matplotlib._pylab_helpers" not in sys.modules or "sandlot_python.backend" not in sys.modules:
         return []
+    if _is_chosen():
+        _adopt()
     canvas = sys.modules["sandlot_python.backend"].FigureCanvas
     return [manager for manager in _gcf().get_all_fig_managers() if isinstance(manager.canvas, canvas)]
+
+
+def _is_chosen() -> bool:
+    chosen = sys.modules["matplotlib"].rcParams._get("backend")  # without choosing a backend if none is chosen
+    return isinstance(chosen, str) and chosen.lower() == BACKEND
+
+
+def _adopt() -> list[Any]:
+    """Give the open figures of other backends a canvas of this one. Return their new managers."""
+    if "matplotlib._pylab_helpers" not in sys.modules:
+        return []
+    from sandlot_python.backend import FigureCanvas
+
+    adopted = []
+    for number, manager in _gcf().figs.items():
+        if not isinstance(manager.canvas, FigureCanvas):
+            ours = FigureCanvas.new_manager(manager.canvas.figure, number)
+            ours.is_adopted = True
+            _gcf().figs[number] = ours  # at the same place: the order determines the current figure
+            adopted.append(ours)
+    return adopted

@@ -1,31 +1,36 @@
-"""One context: take runs from the channel, execute them in the shell, say how each ended."""
+"""One context: take runs from the channel, execute them in the shell, report how each has ended."""
 
 from __future__ import annotations
 
 import functools
 import os
+import signal
 import site
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from os import _exit as exit_now
+from os import getpid, kill
 from typing import Any
 
 from sandlot_python import assist, copying, figures
-from sandlot_python.channel import Channel, Interrupts, Message
+from sandlot_python.background import Background
+from sandlot_python.channel import Channel, Interrupts, Message, TooLarge, set_handler
+from sandlot_python.plain import count_of, described, name_of
 from sandlot_python.shell import ContextShell
 
 PROTOCOL = 1
 IDLE_S = 0.003
 FIRST_RUN = "None or 1"
-OOM_SCORE = 200  # above the zygote, whose pages every context shares: one context dies before all lose their source
+OOM_SCORE = 200  # above the zygote, whose pages every context shares: one context must die before the zygote does
 
 
 def enter(environment: dict[str, str], cwd: str) -> None:
-    """Become what a program started in the sandbox would be.
+    """Take over the variables and the directory of the sandbox.
 
     Raises:
-        OSError: the working directory.
+        OSError: about the working directory.
     """
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
@@ -35,6 +40,8 @@ def enter(environment: dict[str, str], cwd: str) -> None:
     os.chdir(cwd)
     time.tzset()
     _search_path(environment)
+    if "multiprocessing.process" in sys.modules:  # processes that code starts import modules from this directory
+        sys.modules["multiprocessing.process"].ORIGINAL_DIR = os.getcwd()  # type: ignore[attr-defined]
 
 
 def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None:
@@ -43,7 +50,7 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
     _raise_oom_score()
     channel.send({"type": "ready", "protocol": PROTOCOL})
     if not channel.wait(IDLE_S):
-        shell.warm_up(FIRST_RUN)  # nobody needs us yet: be quick when somebody does
+        shell.warm_up(FIRST_RUN)  # no run waits yet: the first one will be quick
     start = channel.receive()
     if start is None:
         return
@@ -63,10 +70,11 @@ def serve(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None
 
 
 def _serve_runs(channel: Channel, shell: ContextShell, interrupts: Interrupts) -> Channel | None:
-    """Serve until execd closes the channel. In a copy of this process: return the channel of the copy."""
+    """Serve until execd closes the channel. In a copy of this process, return the channel of the copy."""
     shell.channel = channel
     runs = _Runs(channel, shell, interrupts)
-    while (message := channel.receive()) is not None:
+    background = Background(channel, interrupts)
+    while (message := background.receive()) is not None:
         match message["op"]:
             case "run":
                 runs.run(message)
@@ -75,43 +83,67 @@ def _serve_runs(channel: Channel, shell: ContextShell, interrupts: Interrupts) -
             case "fork":
                 if (copy := runs.fork(message)) is not None:
                     return copy
-            # What we do not know was not meant for us: execd waits for no answer to it.
+            # An unknown message was not meant for this version: execd waits for no answer to it.
     return None
 
 
 class _Runs:
+    """Runs code in the shell. Every run ends with `done`, whatever user code has done to the shell."""
+
     def __init__(self, channel: Channel, shell: ContextShell, interrupts: Interrupts) -> None:
         self._channel = channel
         self._shell = shell
         self._interrupts = interrupts
+        self._flush_c = shell.flush_c
 
     def run(self, message: Message) -> None:
-        """Execute one cell. Whatever happens in it, `done` is said last, once."""
-        self._interrupts.install()
+        """Execute one cell. Whatever happens in it, `done` is sent last, and once."""
         self._channel.forget_inputs()
-        self._shell.may_ask = message.get("input", False)
-        count = self._shell.execution_count
+        self._shell.begin_run(self._channel, self._interrupts, self._flush_c, may_ask=message.get("input", False))
+        count = count_of(self._shell.execution_count)
+        self._channel.acknowledges = True
         try:
-            try:
-                self._interrupts.armed = True
-                self._hear_interrupt(message["id"])
-                status = self._execute(message["code"])
-            finally:
-                self._interrupts.armed = False
-        except KeyboardInterrupt:  # it struck outside of user code
-            self._interrupts.armed = False
+            status = self._run_armed(message)
+        except KeyboardInterrupt:  # it interrupted code of the runner
             status = "interrupted"
-            self._shell.show_error(KeyboardInterrupt, KeyboardInterrupt(), ["KeyboardInterrupt"])
-        self._shell.flush()
+            self._tell(KeyboardInterrupt())
+        except BaseException as error:  # user code has replaced a part of the shell
+            status = "error"
+            self._tell(error)
+        self._channel.acknowledges = self._shell.may_ask = False
+        self._flush()
         if not self._channel.is_ours:
-            os._exit(status != "ok")  # a child that the cell forked came to the end of the cell
+            exit_now(status != "ok")  # a child that the cell forked, in a shell that cannot report how the cell ended
         self._channel.send({"type": "done", "id": message["id"], "status": status, "count": count})
 
-    def answer(self, message: Message) -> None:
-        """Say what completes the code, or what is known of a name in it."""
-        number, code, cursor = message["id"], message["code"], message["cursor"]
+    def _run_armed(self, message: Message) -> str:
         self._interrupts.install()
         try:
+            self._interrupts.armed = True
+            self._hear_interrupt(message["id"])
+            return self._execute(message["code"])
+        finally:
+            self._interrupts.armed = False
+
+    def _tell(self, error: BaseException) -> None:
+        """Send an error without the help of the shell."""
+        name, value = name_of(type(error)), described(error)
+        try:
+            self._channel.send({"type": "error", "name": name, "value": value, "traceback": [f"{name}: {value}"]})
+        except TooLarge as large:
+            self._channel.send({"type": "error", "name": name, "value": f"(not shown: {large})", "traceback": []})
+
+    def _flush(self) -> None:
+        try:
+            ContextShell.flush(self._shell)
+        except BaseException:
+            pass  # streams of user code, which may raise anything
+
+    def answer(self, message: Message) -> None:
+        """Answer what completes the code, or what is known of a name in it."""
+        number, code, cursor = message["id"], message["code"], message["cursor"]
+        try:
+            self._interrupts.install()
             self._interrupts.armed = True
             try:
                 if message["op"] == "complete":
@@ -123,16 +155,19 @@ class _Runs:
                 self._interrupts.armed = False
         except KeyboardInterrupt:
             answer = {"type": "refused", "message": "interrupted"}
-        except Exception as error:
-            answer = {"type": "refused", "message": f"{type(error).__name__}: {error}"}
-        self._channel.send({**answer, "id": number})
+        except BaseException as error:  # attributes that are examined may raise anything
+            answer = {"type": "refused", "message": f"{name_of(type(error))}: {described(error)}"}
+        try:
+            self._channel.send({**answer, "id": number})
+        except TooLarge as error:
+            self._channel.send({"type": "refused", "message": str(error), "id": number})
 
     def fork(self, message: Message) -> Channel | None:
         """Copy this process. Return the copy's channel in the copy, None in the original."""
         fds = self._channel.receive_fds()
         try:
             copying.check_forkable()
-            self._shell.flush()  # or both would print it
+            self._shell.flush()  # otherwise both processes would print it
             pid = copying.fork()
         except (copying.NotForkable, OSError) as error:
             self._channel.send({"type": "refused", "id": message["id"], "message": str(error)})
@@ -148,31 +183,62 @@ class _Runs:
         return None
 
     def _hear_interrupt(self, number: int) -> None:
-        """A signal that came before we were armed struck nothing; what was said with it is here by now."""
+        """Handle an interrupt whose signal came too early to have an effect. Its message has arrived by now."""
         self._channel.take_what_is_there()
         if self._channel.interrupted_run == number:
             raise KeyboardInterrupt
 
     def _execute(self, code: str) -> str:
         shell = self._shell
-        shell.errors_shown = 0
         result = shell.run_cell(code, store_history=True)
         error = result.error_before_exec or result.error_in_exec
+        if not self._channel.is_ours:
+            self._end_child(error)
         try:
-            figures.show_open()
+            figures.show_open(at_end=True)
         except Exception as failed:
             shell.showtraceback()
             error = error or failed
         if error is None:
             return "ok"
         if not shell.errors_shown:
-            shell.show_error(type(error), error, [f"{type(error).__name__}: {error}"])
-        struck = isinstance(error, KeyboardInterrupt) or shell.interrupted
+            ContextShell.show_error(shell, type(error), error, [f"{name_of(type(error))}: {described(error)}"])
+        struck = issubclass(type(error), KeyboardInterrupt) or shell.interrupted is True
         return "interrupted" if struck else "error"
+
+    def _end_child(self, error: BaseException | None) -> None:
+        """End a child that the cell forked, as a program ends. Its traceback is on stderr already. Never return."""
+        status = int(error is not None)
+        try:
+            if issubclass(type(error), SystemExit):
+                status = _exit_status(error)
+            self._flush()
+            if issubclass(type(error), KeyboardInterrupt):
+                set_handler(signal.SIGINT, signal.SIG_DFL)
+                kill(getpid(), signal.SIGINT)
+        finally:
+            exit_now(status)
+
+
+def _exit_status(error: Any) -> int:
+    """Return the status of a program that raises this SystemExit.
+
+    Print a value that is not a number, as Python does.
+    """
+    try:
+        code = error.code
+    except Exception:
+        return 1
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return int(code) & 0xFF if -(2**63) <= code < 2**63 else 0xFF
+    print(described(code), file=sys.stderr)
+    return 1
 
 
 def _flush_before_others(shell: ContextShell) -> None:
-    """Have an unfinished line come before what another program prints that is started meanwhile."""
+    """Flush an unfinished line before another program that is started meanwhile prints."""
 
     def flushing(start: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(start)
@@ -190,17 +256,17 @@ def _flush_before_others(shell: ContextShell) -> None:
 
 
 def _search_path(environment: dict[str, str]) -> None:
-    """Modules come from the working directory first, and from what PYTHONPATH says now."""
+    """Import modules from the working directory first, and from the present PYTHONPATH."""
     named = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     others = [path for path in sys.path if path and path not in named]
     user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
     if user and user not in others:
-        others.append(user)  # `pip install` makes it when it may not write elsewhere
+        others.append(user)  # `pip install` creates this directory if it may not write elsewhere
     sys.path[:] = ["", *named, *others]
 
 
 def _new_seeds() -> None:
-    """No two contexts draw the same random numbers. (Python's own generator sees to itself after a fork.)"""
+    """Seed the generators anew, so that no two contexts draw the same numbers. Python's own does so after a fork."""
     if "numpy.random" in sys.modules:
         numpy_random: Any = sys.modules["numpy.random"]
         numpy_random.seed(list(os.urandom(32)))

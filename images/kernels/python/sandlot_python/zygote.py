@@ -1,7 +1,7 @@
-"""The zygote: import everything once, then fork one process a context. Never more than one thread.
+"""The zygote: it imports everything once, then forks one process for each context. It never has more than one thread.
 
-execd's end of the socket says `{"op": "fork", "id": …}` with four descriptors (channel, stdin, stdout, stderr), one
-message a packet. The zygote says `ready`, `forked`, `failed` and `exited`. See docs/runner-protocol.md.
+execd sends `{"op": "fork", "id": …}` with four descriptors (channel, stdin, stdout, stderr), one message a packet. The
+zygote sends `ready`, `forked`, `failed` and `exited`. See docs/runner-protocol.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from sandlot_python import figures
@@ -27,23 +27,33 @@ from sandlot_python.runner import PROTOCOL, serve
 from sandlot_python.shell import ContextShell, make_shell
 
 MAX_PACKET_BYTES = 4096
+LATER_MS = 300  # without a request, until what was postponed is loaded
 
-# Runs once before any context is forked, so that everything a first run touches has been loaded and is shared.
+# Run once before any context is forked, so that everything that a first run touches is loaded and shared.
 WARM_UP = """
 print("", end="")
-try:
-    1 + "1"
-except TypeError as error:
-    get_ipython().showtraceback()
 display(None)
 None or 1
 """
+WARM_UP_ERROR = """
+try:
+    1 + "1"
+except TypeError:
+    get_ipython().showtraceback()
+"""
 WARM_UP_PANDAS = "import pandas\ndisplay(pandas.DataFrame({'a': [1.5], 'b': ['x']}).describe(include='all'))"
 WARM_UP_FIGURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.title('x')\nplt.show()"
+WARM_UPS = (
+    ("sys", WARM_UP),
+    ("asyncio", WARM_UP_ERROR),
+    ("pandas", WARM_UP_PANDAS),
+    ("matplotlib.pyplot", WARM_UP_FIGURE),
+)
+LOADED_LATER = ("asyncio",)  # for code that awaits; then tracebacks are warmed up
 
 
 def main(environ: MutableMapping[str, str]) -> None:
-    """Run as the environment says: zygote, or the runner of one context."""
+    """Run as the environment says: as a zygote, or as the runner of one context."""
     os.umask(0o022)
     _prepare_streams()
     interrupts = Interrupts()
@@ -60,14 +70,16 @@ def main(environ: MutableMapping[str, str]) -> None:
         gc.enable()
         serve(Channel(socket.socket(fileno=int(channel_fd)), interrupts), shell, interrupts)
         return
-    warnings = import_all(preload)
+    # With nothing to preload, a client waits: what only some runs need is loaded after the first context has its
+    # process.
+    warnings = import_all([*LOADED_LATER, *preload] if preload else [])
     warm_up(shell)
     Zygote(socket.socket(fileno=int(zygote_fd)), shell, interrupts).run(warnings)
 
 
-def import_all(names: list[str]) -> list[str]:
-    """Import what is installed; return why something that is installed could not be."""
-    # One BLAS thread for each CPU that we may use, not for each that the machine has.
+def import_all(names: Sequence[str]) -> list[str]:
+    """Import what is installed. Return why an installed module could not be imported."""
+    # One BLAS thread for each CPU that this container may use, not for each CPU of the machine.
     threads = str(available_cpus())
     limits = {name: threads for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS") if name not in os.environ}
     os.environ.update(limits)
@@ -86,7 +98,7 @@ def import_all(names: list[str]) -> list[str]:
 
 
 def available_cpus() -> int:
-    """CPUs that this container may use, rounded up: its affinity and its cgroup's quota, v2 or v1."""
+    """Return the CPUs that this container may use, rounded up: its affinity and the quota of its cgroup, v2 or v1."""
     count = len(os.sched_getaffinity(0))
     root = "/sys/fs/cgroup"
     try:
@@ -98,18 +110,18 @@ def available_cpus() -> int:
                 quota, period = file.read(), other.read()
         return max(1, min(count, -(-int(quota) // int(period)))) if int(quota) > 0 else count
     except (OSError, ValueError):
-        return count  # no limit, or none that we can see
+        return count  # no limit, or none that is visible
 
 
 def warm_up(shell: ContextShell) -> None:
-    """Run what first runs would have to load."""
-    for module, code in (("sys", WARM_UP), ("pandas", WARM_UP_PANDAS), ("matplotlib.pyplot", WARM_UP_FIGURE)):
+    """Run what a first run would have to load, as far as it belongs to what is loaded."""
+    for module, code in WARM_UPS:
         if module in sys.modules:
             shell.warm_up(code)
 
 
 class Zygote:
-    """Forks children on request, and tells how each ended."""
+    """Forks children on request, and reports how each of them ended."""
 
     def __init__(self, execd: socket.socket, shell: ContextShell, interrupts: Interrupts) -> None:
         self._execd = execd
@@ -123,8 +135,7 @@ class Zygote:
     def run(self, warnings: list[str]) -> None:
         """Serve until execd is gone."""
         end_pools()
-        gc.collect()
-        gc.freeze()  # the collector of a child never touches, and so never copies, what all share
+        _freeze()
         signal.set_wakeup_fd(self._wake_writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         if (threads := native_threads()) > 1:
@@ -134,7 +145,11 @@ class Zygote:
         poll.register(self._execd, select.POLLIN)
         poll.register(self._wake_reading, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(None if "asyncio" in sys.modules else LATER_MS)}
+            if not ready:
+                import_all(LOADED_LATER)
+                warm_up(self._shell)
+                _freeze()
             if self._wake_reading in ready:
                 os.read(self._wake_reading, 4096)
                 self._reap()
@@ -161,7 +176,7 @@ class Zygote:
         return True
 
     def _reap(self) -> None:
-        """Tell of ended children. What is left of a child's process group is killed while its number is still taken."""
+        """Report ended children. Kill the rest of a child's process group while no other group can have its number."""
         while self._children:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
@@ -171,7 +186,7 @@ class Zygote:
                 try:
                     os.killpg(ended.si_pid, signal.SIGKILL)
                 except OSError:
-                    pass  # nothing is left of it
+                    pass  # nothing is left of the group
             _, status, used = os.wait4(ended.si_pid, 0)
             if name is not None:
                 cpu_s, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
@@ -182,7 +197,7 @@ class Zygote:
         self._execd.send(json.dumps(message).encode())
 
     def _become_context(self, fds: list[int]) -> None:
-        """In the child: take the descriptors, serve, and never return."""
+        """Take the descriptors in the child, serve, and never return."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -200,6 +215,12 @@ class Zygote:
             os._exit(code)
 
 
+def _freeze() -> None:
+    """Keep the collector of a child from touching, and so copying, what all processes share."""
+    gc.collect()
+    gc.freeze()
+
+
 def _receive(execd: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
     space = socket.CMSG_SPACE(FDS * fds.itemsize)
@@ -214,17 +235,17 @@ def _receive(execd: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _prepare_streams() -> None:
-    """Text is UTF-8, never fails to encode, and leaves at line ends: whatever the locale and PYTHONUNBUFFERED say."""
+    """Make text UTF-8 that never fails to encode and is flushed at line ends, whatever the environment says."""
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = open(fd, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         stream.reconfigure(line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    faulthandler.enable()  # a crash says on stderr where it happened
+    faulthandler.enable()  # a crash reports on stderr where it happened
 
 
 def _flush_c_streams() -> Callable[[], object]:
-    """Have what C code prints leave at once, ahead of what Python prints next; return what flushes the rest."""
+    """Flush what C code prints at once, before Python prints more. Return the function that flushes the rest."""
     try:
         import ctypes
 

@@ -27,6 +27,12 @@ final class Console extends InputStream {
 
     /** A run begins. What was answered too late, or not read, is not meant for it. */
     void begin(boolean mayAsk) {
+        if (System.out == null) {
+            System.setOut(out); // the compiler takes it, too
+        }
+        if (System.err == null) {
+            System.setErr(err);
+        }
         synchronized (lock) {
             answers.clear();
             answered = mayAsk;

@@ -7,8 +7,9 @@ import jdk.jshell.execution.DirectExecutionControl;
 /**
  * Executes snippets in this JVM, each in a thread of its own, so that an interrupt never strikes one of ours.
  *
- * <p>Interrupting asks by Thread.interrupt(), then insists by Thread.stop(), which also ends loops that wait for nothing.
- * What even that does not reach, because it waits outside of Java, is left to itself: the context goes on without it.
+ * <p>Interrupting asks by Thread.interrupt(), then insists by throwing a ThreadDeath in the thread, which also ends loops
+ * that wait for nothing. What even that does not reach, because it waits outside of Java, is left to itself: the context
+ * goes on without it.
  */
 final class Execution extends DirectExecutionControl {
     private static final long ASK_MS = 100; // for the code to end by itself
@@ -54,8 +55,8 @@ final class Execution extends DirectExecutionControl {
                 throw new InvocationTargetException(Snippet.death(NOWHERE));
             }
             snippet = mine;
+            mine.start(); // here, so that a strike never meets a thread that has not started, and misses it
         }
-        mine.start();
         mine.await();
         synchronized (this) {
             snippet = null;
@@ -112,7 +113,6 @@ final class Execution extends DirectExecutionControl {
             return death;
         }
 
-        @SuppressWarnings("deprecation") // Java 17 has it, and nothing else ends a loop
         void end() {
             try {
                 StackTraceElement[] where = getStackTrace();
@@ -122,7 +122,7 @@ final class Execution extends DirectExecutionControl {
                 interrupt();
                 join(ASK_MS);
                 for (int i = 0; i < INSIST_TIMES && isAlive(); i++) {
-                    stop();
+                    Native.stop(this, death(where));
                     join(INSIST_MS);
                 }
                 synchronized (this) {

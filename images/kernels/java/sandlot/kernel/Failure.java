@@ -11,10 +11,16 @@ import jdk.jshell.EvalException;
 import jdk.jshell.JShellException;
 import jdk.jshell.MethodSnippet;
 import jdk.jshell.Snippet;
+import jdk.jshell.SourceCodeAnalysis.Completeness;
 import jdk.jshell.UnresolvedReferenceException;
 import jdk.jshell.VarSnippet;
 
-/** An error as the channel has it, in the terms of the code that was run instead of JShell's classes around it. */
+/**
+ * An error as the channel has it, in the terms of the code that was run instead of JShell's classes around it.
+ *
+ * <p>Names are those that clients know from the official images: EvalException for whatever the code threw, with the
+ * thrown class and its message in the value; CompilationException, IncompleteSourceException, UnresolvedReferenceException.
+ */
 record Failure(String name, String value, List<String> traceback) {
     private static final Pattern WRAPPER = Pattern.compile("\\bREPL\\.\\$JShell\\$[0-9A-Z]+[.$]");
     private static final int MAX_DIAGNOSTICS = 20;
@@ -22,7 +28,7 @@ record Failure(String name, String value, List<String> traceback) {
     private static final int MAX_CAUSES = 10;
     private static final String INTERRUPTED = "java.lang.InterruptedException";
 
-    /** The compiler takes the code not. Positions are those in the whole code of the run. */
+    /** The code does not compile. Positions are those in the whole code of the run. */
     static Failure rejected(Session session, Snippet snippet, String code, Session.Piece piece) {
         String value = "";
         List<String> lines = new ArrayList<>();
@@ -52,7 +58,8 @@ record Failure(String name, String value, List<String> traceback) {
         if (errors.isEmpty()) {
             value = "JShell does not take this: " + piece.source().strip();
         }
-        return new Failure("CompilationException", value, lines);
+        boolean isCut = piece.completeness() == Completeness.DEFINITELY_INCOMPLETE;
+        return new Failure(isCut ? "IncompleteSourceException" : "CompilationException", value, lines);
     }
 
     /** The code threw something. */
@@ -64,7 +71,8 @@ record Failure(String name, String value, List<String> traceback) {
             frames(session, at, lines);
             at = at.getCause() instanceof JShellException cause && cause != at ? cause : null;
         }
-        return new Failure(nameOf(exception), messageOf(session, exception), lines);
+        String value = exception instanceof EvalException ? headline(session, exception) : messageOf(session, exception);
+        return new Failure(exception.getClass().getSimpleName(), value, lines);
     }
 
     /** The code was interrupted. `exception` says where; null: between two snippets. */
@@ -81,8 +89,15 @@ record Failure(String name, String value, List<String> traceback) {
     }
 
     /** JShell failed, or there was no memory left for it. */
-    static Failure internal(Throwable ours) {
-        return new Failure(ours.getClass().getName(), String.valueOf(ours.getMessage()), List.of(ours.toString()));
+    static Failure internal(Throwable thrown) {
+        String name = thrown.getClass().getName();
+        String value;
+        try {
+            value = String.valueOf(thrown.getMessage());
+        } catch (RuntimeException | Error theirs) { // it is an exception of the user's that JShell could not convert
+            value = "(its message cannot be shown)";
+        }
+        return new Failure(name, value, List.of(name + ": " + value));
     }
 
     /** A declaration in words: `method f(int)`, `variable x`, `class A`. */

@@ -40,6 +40,9 @@ final class Native {
     /** Get a static field's value; null: there is no such field. */
     static native Object getStatic(Class<?> owner, String name, String signature);
 
+    /** Throw an error in a thread, whatever it does; 0, or the number of a JVMTI error (the thread has ended). */
+    static native int stop(Thread thread, Throwable death);
+
     /** Replace this process by another program, which keeps the descriptor. Returns only on failure. */
     static native void execute(byte[][] argv, int kept);
 }

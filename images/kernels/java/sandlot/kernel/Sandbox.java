@@ -66,7 +66,10 @@ final class Sandbox {
     /** Java looks only once, when it starts, where it is: here is what it remembers. */
     private static void believe(String directory) {
         System.setProperty("user.dir", directory);
-        Object files = Native.getStatic(File.class, "fs", "Ljava/io/FileSystem;");
+        Object files = Native.getStatic(File.class, "FS", "Ljava/io/FileSystem;");
+        if (files == null) { // its name before Java 21
+            files = Native.getStatic(File.class, "fs", "Ljava/io/FileSystem;");
+        }
         if (files != null) {
             Native.setField(files.getClass(), files, "userDir", "Ljava/lang/String;", directory);
         }

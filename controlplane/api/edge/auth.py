@@ -1,0 +1,187 @@
+"""The caller of a request: an API key, or at a sandbox's endpoint its token, a ticket or a signature.
+
+`guard.py`, behind this, decides what the caller may do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+from urllib.parse import parse_qs
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controlplane.access.connections import KeyEnded
+from controlplane.access.control import AccessControl
+from controlplane.access.scopes import Caller, Needs, caller_for_sandbox
+from controlplane.api.edge.addresses import Address, address_of
+from controlplane.api.edge.guard import set_caller
+from controlplane.api.edge.notes import note
+from controlplane.api.edge.operation import SANDBOX_PATH, Operation
+from controlplane.api.edge.problems import flat
+from controlplane.api.edge.tickets import Tickets
+
+API_KEY_HEADER = b"open-sandbox-api-key"
+# The names under which the SDKs know a token: for execd, for the egress sidecar, for any other port.
+EXECD_TOKEN_HEADER = "X-EXECD-ACCESS-TOKEN"  # noqa: S105 - a header's name
+EGRESS_TOKEN_HEADER = "OPENSANDBOX-EGRESS-AUTH"  # noqa: S105
+PORT_TOKEN_HEADER = "OpenSandbox-Secure-Access"  # noqa: S105
+TOKEN_HEADERS = frozenset(
+    name.lower().encode() for name in (EXECD_TOKEN_HEADER, EGRESS_TOKEN_HEADER, PORT_TOKEN_HEADER)
+)
+
+MAX_SECRETS = 8  # of one request that are looked at: each costs a hash and a signature
+POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, 7.4.1)
+
+_SANDBOX_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)(/.*)", re.DOTALL)
+_ENDPOINT_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/proxy/([^/]+)(?:/.*)?", re.DOTALL)
+
+
+class Checks(Protocol):
+    """What is needed of `controlplane.access.credentials.Credentials`."""
+
+    def is_sandbox_token(self, sandbox_id: str, token: str) -> bool: ...
+
+    def sandbox_token(self, sandbox_id: str) -> str: ...
+
+    def sign(self, sandbox_id: str, port: str, expires: str) -> str: ...
+
+    def is_signature(self, sandbox_id: str, port: str, expires: str, signature: str) -> bool: ...
+
+
+class Authentication:
+    """ASGI middleware that finds out who asks, or answers 401. An unknown path needs a key as well.
+
+    A connection ends when the key that opened it ends.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        credentials: Checks,
+        access: AccessControl,
+        tickets: Tickets,
+        *,
+        operations: Sequence[Operation],
+        open_metrics: bool,
+    ) -> None:
+        open_needs = {Needs.NOTHING, Needs.WATCH} if open_metrics else {Needs.NOTHING}
+        self._open = {each.path for each in operations if each.needs in open_needs}
+        # What a token, or on a WebSocket a ticket, opens beside the endpoints: paths after the one of the sandbox.
+        self._token_paths = {each.path.removeprefix(SANDBOX_PATH) for each in operations if each.takes_token}
+        self._app = app
+        self._credentials = credentials
+        self._access = access
+        self._tickets = tickets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan" or self._is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        secrets = list(itertools.islice(_secrets(scope["headers"]), MAX_SECRETS))
+        caller = self._at_endpoint(scope, secrets) or self._with_key(secrets)
+        if caller is None:
+            await self._refusal(scope, has_secrets=bool(secrets))(scope, receive, send)
+            return
+        note(scope, key=caller.name)
+        set_caller(scope, caller)
+        if caller.key_id:
+            await self._serve_key(caller, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve_key(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection for as long as its key is valid."""
+        has_begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            async with self._access.connections.held(caller, time.time()):
+                await self._app(scope, receive, send_on)
+        except KeyEnded:
+            if not has_begun:
+                await flat(401, "INVALID_API_KEY", "the API key has ended")(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await _close(send)
+            # An answer that has begun is left incomplete: the server drops the connection.
+
+    def _is_open(self, path: str) -> bool:
+        return path.removeprefix("/v1") in self._open
+
+    def _with_key(self, secrets: list[str]) -> Caller | None:
+        return next(filter(None, map(self._access.keys.caller, secrets)), None)
+
+    def _at_endpoint(self, scope: Scope, secrets: list[str]) -> Caller | None:
+        """Return who goes to a sandbox's endpoint without an API key: by ticket, token or signature."""
+        if (stream := _SANDBOX_PATHS.fullmatch(scope["path"])) is not None and stream[2] in self._token_paths:
+            ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+            if scope["type"] == "websocket" and (issuer := self._tickets.redeem(stream[1], ticket)) is not None:
+                is_valid = not issuer.key_id or self._access.keys.may_use(issuer.key_id, stream[1])
+                return caller_for_sandbox(stream[1], "ticket", issuer) if is_valid else None
+            return self._with_token(stream[1], secrets)
+        match = _ENDPOINT_PATHS.fullmatch(scope["path"])
+        if match is None:
+            return None
+        address = address_of(scope)
+        if address.signature:
+            is_signed = self._credentials.is_signature(match[1], match[2], address.expires, address.signature)
+            return caller_for_sandbox(match[1], "signature") if is_signed and not address.is_expired else None
+        return self._with_token(match[1], secrets)
+
+    def _with_token(self, sandbox_id: str, secrets: list[str]) -> Caller | None:
+        is_token = any(self._credentials.is_sandbox_token(sandbox_id, secret) for secret in secrets)
+        return caller_for_sandbox(sandbox_id, "token") if is_token else None
+
+    def _refusal(self, scope: Scope, *, has_secrets: bool) -> Response:
+        client = scope.get("client")
+        if retry_after_s := self._access.attempts.failed(client[0] if client else ""):
+            message = "too many requests of this address had no API key or a wrong one; a right one is always served"
+            return flat(429, "TOO_MANY_FAILED_ATTEMPTS", message, {"Retry-After": str(retry_after_s)})
+        if (address := address_of(scope)).signature:
+            return flat(401, "INVALID_API_KEY", f"this address {_why_not(address)}")
+        if has_secrets:
+            return flat(401, "INVALID_API_KEY", "the API key or token is wrong")
+        return flat(401, "MISSING_API_KEY", _what_is_needed(scope["path"]))
+
+
+def carries_secret(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a request has a key or a token in one of its headers, right or wrong."""
+    return any(True for _ in _secrets(headers))
+
+
+def _what_is_needed(path: str) -> str:
+    if (place := _ENDPOINT_PATHS.fullmatch(path)) is None:
+        return "an API key is needed, in the header OPEN-SANDBOX-API-KEY"
+    return (
+        f"the sandbox's token is needed, in a header as GET /v1/sandboxes/{place[1]}/endpoints/{place[2]} names it; "
+        "for a browser, ask there for a signed address, with ?expires= and a Unix time in seconds"
+    )
+
+
+def _why_not(address: Address) -> str:
+    return "has expired; ask for another one" if address.is_expired else "is not signed by this server"
+
+
+def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[str]:
+    """Yield what may be a key or a token. The Go SDK sends its key in the token headers too."""
+    for name, value in headers:
+        if name == API_KEY_HEADER or name in TOKEN_HEADERS:
+            yield value.decode("latin-1")
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            yield value[7:].strip().decode("latin-1")
+
+
+async def _close(send: Send) -> None:
+    """Close a WebSocket whose key has ended, if it is still open."""
+    with contextlib.suppress(RuntimeError, OSError):
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the API key has ended"})

@@ -1,0 +1,1 @@
+"""The egress contract, `specs/egress.openapi.yaml`: what a sandbox may reach."""

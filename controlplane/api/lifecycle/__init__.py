@@ -1,0 +1,1 @@
+"""The lifecycle contract, `specs/lifecycle.openapi.yaml`: sandboxes, snapshots, keys and the server itself."""

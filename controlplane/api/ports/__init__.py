@@ -1,0 +1,1 @@
+"""Ports of a sandbox: HTTP and WebSocket, forwarded to the services inside."""

@@ -1,0 +1,1 @@
+"""The output of a run, independent of the contract: replies, events, text, receipts and recordings."""

@@ -1,0 +1,1 @@
+"""What attacks are made of: targets, programs, raw bytes and outcomes."""

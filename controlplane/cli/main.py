@@ -1,0 +1,347 @@
+"""The command line: `sandlot` with `serve`, `doctor`, `attack`, `images`, `key` or `keys`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+import uvloop
+
+from controlplane import logs
+from controlplane.access import credentials
+from controlplane.errors import ConfigError, EngineUnavailable, SandlotError
+from controlplane.settings import load, table
+from controlplane.settings.sections import Settings
+
+log = structlog.get_logger()
+
+_MORE_FLAGS = "This command also takes every setting in `sandlot serve --help`."
+
+# A shell reports this status for a program that SIGPIPE has ended.
+UNREAD = 128 + 13
+
+
+class _Unwritten(Exception):
+    """The output cannot be written. This is no OSError, so that no handler takes it for an error of the engine."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 failed, 2 bad settings or usage, 141 output unread."""
+    _replace_closed_streams()
+    try:
+        with contextlib.ExitStack() as stack:
+            # Flush also if argparse exits: a later failure could not be caught.
+            stack.callback(_print, "", end="")
+            return _run_command(argv)
+    except _Unwritten as error:
+        _abandon_output()
+        if isinstance(error.reason, BrokenPipeError):
+            return UNREAD
+        print(f"sandlot: cannot write the output: {error.reason.strerror}", file=sys.stderr)
+        return 1
+
+
+def _replace_closed_streams() -> None:
+    """Replace closed standard streams by /dev/null. The next open file would take their numbers."""
+    while (lowest_free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(lowest_free)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")  # Python sets closed streams to None
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _abandon_output() -> None:
+    """Print to /dev/null from here on: the interpreter would complain that it cannot flush the rest."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run_command(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.run is None:
+        parser.print_help()
+        return 0
+    try:
+        warnings: list[str] = []
+        settings = load.load(options.config, os.environ, _flags(options), warnings.append)
+        logs.configure(settings.logs)
+        for warning in warnings:
+            log.warning("config.deprecated", message=warning)
+        result: int = options.run(settings, options)
+    except ConfigError as error:
+        print(f"sandlot: {error.message}", file=sys.stderr)
+        return 2
+    except EngineUnavailable as error:
+        print(f"sandlot: {error.message}\n(`make engine` starts one; `sandlot doctor` checks it)", file=sys.stderr)
+        return 1
+    except SandlotError as error:
+        print(f"sandlot: {error.message}", file=sys.stderr)
+        return 1
+    return result
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the flag that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        flag = next((text for text in unknown if text.startswith("--")), "")
+        super().error(message + (table.nearest_flag(flag) if flag else ""))
+
+
+def _settings(*, are_shown: bool) -> _Parser:
+    """Return a parser of all settings, which every command takes. The help of most commands omits them."""
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"settings file [{load.FILE_VARIABLE}, default: {load.DEFAULT_FILE}, if it exists]",
+    )
+    for row in table.settings_table():
+        text = f"{row.help} [{row.environment_name}, default: {_shown(row.default)}]".replace("%", "%%")
+        parser.add_argument(
+            row.flag,
+            dest=f"{row.section}.{row.key}",
+            metavar="VALUE",
+            help=text if are_shown else argparse.SUPPRESS,
+        )
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sandlot",
+        description="A self-hosted sandbox server for running code that nobody has reviewed.",
+        epilog="Settings come from the file, then the environment, then flags. See docs/configuration.md.",
+    )
+    parser.add_argument("--version", action="version", version=f"sandlot {version('sandlot')}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    # Abbreviated flags are not allowed: a new setting could change their meaning.
+    add = functools.partial(commands.add_parser, allow_abbrev=False)
+    command = functools.partial(add, parents=[_settings(are_shown=True)])
+    serve = command("serve", help="run the server until Ctrl-C or SIGTERM")
+    serve.add_argument(
+        "--build",
+        action="store_true",
+        help="build the images of the warm pools before serving, and the others meanwhile",
+    )
+    serve.set_defaults(run=_serve)
+    doctor = command("doctor", help="check this machine, and print a cure for each failure")
+    doctor.set_defaults(run=_doctor)
+    quiet = _settings(are_shown=False)
+    command = functools.partial(add, parents=[quiet], epilog=_MORE_FLAGS)
+    attack = command("attack", help="attack a running server as its users could, and print a cure for each success")
+    attack.add_argument("--server", metavar="URL", help="the server's address [default: from the settings]")
+    attack.add_argument(
+        "--api-key", metavar="KEY", help="an admin key of the server [default: as `sandlot key` prints it]"
+    )
+    attack.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a category or an attack; repeatable"
+    )
+    attack.add_argument("--list", action="store_true", help="list the attacks without running them")
+    attack.add_argument("--json", action="store_true", help="print the report as JSON")
+    attack.add_argument("--record", action="store_true", help="store the report for [security] ready_needs_attack")
+    attack.set_defaults(run=_attack)
+    images = command("images", help="build the images whose inputs changed, list them, or check them")
+    images.add_argument(
+        "action",
+        nargs="?",
+        choices=("build", "list", "check"),
+        default="build",
+        help="check: start each image, and run code in every language that it declares",
+    )
+    images.add_argument("names", nargs="*", metavar="NAME", help="image folders [default: all]; check takes any image")
+    images.set_defaults(run=_images)
+    key = command("key", help="print the API key that the first start created")
+    key.set_defaults(run=_key)
+    _add_keys(commands.add_parser("keys", help="create, list, change and withdraw API keys"), quiet)
+    return parser
+
+
+def _add_keys(keys: argparse.ArgumentParser, settings: _Parser) -> None:
+    """Add the actions of `sandlot keys`. docs/keys.md explains scopes, owners and quotas."""
+    where = _Parser(add_help=False)
+    where.add_argument("--server", metavar="URL", help="the server's address [default: the server on this machine]")
+    where.add_argument(
+        "--api-key", metavar="KEY", help="an admin key of the server [default: as `sandlot key` prints it]"
+    )
+    where.add_argument("--json", action="store_true", help="print the answer of the API")
+    actions = keys.add_subparsers(title="actions", metavar="ACTION", parser_class=_Parser, required=True, dest="action")
+    action = functools.partial(actions.add_parser, parents=[where, settings], epilog=_MORE_FLAGS, allow_abbrev=False)
+    create = action("create", help="create a key, and print it this once")
+    change = action("change", help="change the name, scopes or quotas of a key")
+    for parser in (create, change):
+        parser.add_argument(
+            "--scope",
+            metavar="SCOPE",
+            action="append",
+            default=[],
+            required=parser is create,
+            help="admin, create, read or sandbox:ID; repeatable",
+        )
+        parser.add_argument(
+            "--quota",
+            metavar="NAME=AMOUNT",
+            action="append",
+            default=[],
+            help="sandboxes, cpus, memory, disk, snapshots or creates (a minute); repeatable",
+        )
+    create.add_argument("--owner", metavar="KEY", help="a key whose sandboxes the new key shares, or admin")
+    create.add_argument("--expires", metavar="WHEN", help="30m, 12h, 90d, or a moment such as 2027-01-31T12:00Z")
+    change.add_argument("--rename", metavar="NAME", help="the new name")
+    withdraw = action("withdraw", help="withdraw a key, and end its connections")
+    withdraw.add_argument("--end-sandboxes", action="store_true", help="end its sandboxes too")
+    for parser in (create, change, withdraw, action("show", help="print one key")):
+        parser.add_argument(
+            "name", metavar="NAME", help="name of the key" + ("" if parser is create else ", or its id")
+        )
+    for parser in (create, change, withdraw, actions.choices["show"], action("list", help="print all keys")):
+        parser.set_defaults(run=_keys)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ",".join(default) or "none"
+    return "none" if default == "" else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _flags(options: argparse.Namespace) -> Mapping[tuple[str, str], str]:
+    rows = table.settings_table()
+    given = {(row.section, row.key): getattr(options, f"{row.section}.{row.key}") for row in rows}
+    return {name: text for name, text in given.items() if text is not None}
+
+
+def _print(text: str, end: str = "\n") -> None:
+    """Print a line and flush it. Raises _Unwritten."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        raise _Unwritten(error) from None
+
+
+def _print_while_possible(text: str) -> None:
+    """Print a line of a server. The server continues if nobody reads any more, or the disk is full."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        _abandon_output()
+
+
+def _run(work: Coroutine[object, object, int | None]) -> int:
+    try:
+        return uvloop.run(work) or 0
+    except KeyboardInterrupt:
+        return 130
+
+
+# Imports are inside the commands, so that `sandlot key` does not load a web server.
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane.server.serve import serve
+
+    return _run(serve(settings, _print_while_possible, show_key=sys.stdout.isatty(), build=options.build))
+
+
+def _doctor(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane.cli.doctor import examine
+
+    return _run(examine(settings, _print))
+
+
+def _attack(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane.attack import command
+    from controlplane.cli.remote import key_for
+
+    if options.list:
+        return command.list_attacks(options.only, _print)
+    if options.record and options.only:
+        raise ConfigError("--record needs all attacks; leave out --only")
+    own_key = functools.partial(_own_key, settings)
+    order = command.Order(
+        server=options.server or command.address_of(settings.server.host, settings.server.port),
+        key=key_for(options.server, options.api_key, own_key) if options.server else options.api_key or own_key(),
+        image=settings.sandbox.image,
+        only=tuple(options.only),
+        as_json=options.json,
+        record_in=Path(settings.paths.state_dir) if options.record else None,
+        engine_url=None if options.server else settings.engine.url,
+        images_dir=Path(settings.paths.images_dir),
+    )
+    return _run(command.attack(order, _print))
+
+
+def _images(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane.images import build, publish, recipes
+    from controlplane.images.versions import declared_versions
+    from controlplane.runtime.docker.engine import connect
+
+    if options.action == "check":
+        from controlplane.cli.imagecheck import check_images
+
+        found = recipes.read_recipes(Path(settings.paths.images_dir))
+        runnable = [recipe.name for recipe in found if recipe.tag != publish.EXECD_IMAGE]
+        return _run(check_images(settings, options.names or runnable, _print))
+
+    async def work() -> None:
+        names = options.names or None
+        engine = connect(settings.engine.url)
+        try:
+            if options.action == "build":
+                await build.build_images(engine, Path(settings.paths.images_dir), names, _print)
+                await publish.publish_execd(engine, _print)
+            for status in await build.image_status(engine, Path(settings.paths.images_dir), names):
+                size = "" if status.size is None else f"{status.size / 1e6:.0f} MB"
+                there = {} if status.state == "missing" else await declared_versions(engine, status.tag)
+                versions = "  ".join(f"{variable}={'|'.join(names)}" for variable, names in there.items())
+                _print(f"{status.tag:36} {status.state:9} {size:>8}  {versions}".rstrip())
+        finally:
+            await engine.close()
+
+    return _run(work())
+
+
+def _key(settings: Settings, options: argparse.Namespace) -> int:
+    _print(_own_key(settings))
+    return 0
+
+
+def _keys(settings: Settings, options: argparse.Namespace) -> int:
+    from controlplane.attack.command import address_of
+    from controlplane.cli import keys
+
+    address = address_of(settings.server.host, settings.server.port)
+    return keys.run(settings, options, address, functools.partial(_own_key, settings), _print)
+
+
+def _own_key(settings: Settings) -> str:
+    """Return an admin key of the server with these settings. Raises ConfigError."""
+    if settings.server.api_keys:
+        return next(iter(settings.server.named_keys.values()))
+    state_dir = Path(settings.paths.state_dir)
+    try:
+        return credentials.read_api_key(state_dir)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no key in {state_dir} yet: the first `sandlot serve` makes one") from None
+    except PermissionError:
+        raise ConfigError(f"{state_dir}/api-key belongs to the user who runs the server") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{state_dir}/api-key: cannot be read: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

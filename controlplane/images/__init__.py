@@ -1,0 +1,1 @@
+"""The images of sandboxes: their names, folders, builds and publication."""

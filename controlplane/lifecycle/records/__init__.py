@@ -1,0 +1,1 @@
+"""What is known of sandboxes: their states, their history, and what is still to be written down."""

@@ -1,0 +1,1 @@
+"""What sandboxes may take: of the machine, of the disk, and of an owner's quotas."""

@@ -1,0 +1,1 @@
+"""The server: the composition of a control plane, and its HTTP service."""

@@ -1,0 +1,254 @@
+"""The composition root: builds the objects of a control plane and ends them in order. `serve.py` adds HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from controlplane.access import credentials
+from controlplane.access.attempts import Attempts
+from controlplane.access.audit import Audit
+from controlplane.access.connections import KeyConnections
+from controlplane.access.control import AccessControl
+from controlplane.access.credentials import Credentials
+from controlplane.access.keys import Keys
+from controlplane.errors import LinkLost
+from controlplane.lifecycle.creation import Creation, claimed
+from controlplane.lifecycle.deadlines import Deadlines, reap
+from controlplane.lifecycle.endings import Endings
+from controlplane.lifecycle.entrypoints import ClaimBounds, Entrypoints
+from controlplane.lifecycle.following import Following
+from controlplane.lifecycle.pauses import Pauses
+from controlplane.lifecycle.pulls import Pulls
+from controlplane.lifecycle.records.registry import Registry
+from controlplane.lifecycle.recovery import Recovery
+from controlplane.lifecycle.resolve import Resolver, template_of_pool
+from controlplane.lifecycle.room.capacity import Capacity
+from controlplane.lifecycle.room.disk import DiskLimits, DiskWatch
+from controlplane.lifecycle.room.disk_quotas import DiskQuotas
+from controlplane.lifecycle.sandboxes import Sandboxes
+from controlplane.lifecycle.snapshots import Snapshots
+from controlplane.lifecycle.uses import Uses
+from controlplane.link.accept import Accept
+from controlplane.link.directory import Directory
+from controlplane.link.peer import is_init_of
+from controlplane.link.relay import Relay
+from controlplane.pool.plan import Template
+from controlplane.pool.pool import Pool
+from controlplane.pool.preparations import Preparations
+from controlplane.pool.provision import Provisioner
+from controlplane.runtime.driver import Driver
+from controlplane.sandbox import State
+from controlplane.settings.sections import SandboxSettings, Settings
+from controlplane.store.store import Store
+from controlplane.tasks import Background
+from execd.wire.discreet import Discreet
+
+
+class ControlPlane(Discreet, msgspec.Struct, frozen=True):
+    """A control plane that runs, without its edge."""
+
+    registry: Registry
+    sandboxes: Sandboxes
+    following: Following
+    pauses: Pauses
+    snapshots: Snapshots
+    creation: Creation
+    uses: Uses
+    endings: Endings
+    pool: Pool
+    relay: Relay
+    directory: Directory
+    deadlines: Deadlines
+    recovery: Recovery
+    credentials: Credentials
+    access: AccessControl
+    made_key: str  # the API key, if this was the first start; to be shown this once
+
+
+@contextlib.asynccontextmanager
+async def compose(
+    settings: Settings,
+    make_driver: Callable[[str], Driver],
+    *,
+    verify: Callable[[int, str], bool] = is_init_of,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[ControlPlane]:
+    """Run a control plane inside the `async with` block.
+
+    `make_driver` gets the id of this installation. *clock* (Unix time, s) decides deadlines and idle times. Stop all
+    requests before you leave the block: leaving it removes warm containers, and sandboxes go on.
+
+    Raises:
+        ConfigError: the settings cannot be met here: a directory that cannot be written, or that another server uses.
+        StoreError: what an earlier run wrote down cannot be read.
+        RuntimeFailure: the engine does not answer.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        # What is entered first is left last: tasks end while there are still sockets, an engine and a store.
+        store = Store(Path(settings.paths.state_dir))
+        stack.callback(store.close)
+        tokens = credentials.load(Path(settings.paths.state_dir))
+        access, made_key = _access(settings, store)
+        directory, deadlines = Directory(), Deadlines()
+        accept = Accept(Path(settings.paths.run_dir), directory, verify=verify)
+        accept.prepare()
+        stack.push_async_callback(accept.aclose)
+        registry = Registry(store)
+        stack.callback(registry.late_writes.catch_up)
+        driver = make_driver(store.instance())
+        stack.push_async_callback(driver.aclose)
+        stack.push_async_callback(access.audit.aclose)
+        background = await stack.enter_async_context(Background())
+
+        provisioner = Provisioner(driver, accept, directory)
+        targets = _targets(settings)
+
+        preparations = Preparations(
+            prepare=partial(_prepare, registry, provisioner),
+            background=background,
+            at_once=len(os.sched_getaffinity(0)),
+        )
+        pool = Pool(
+            targets=targets,
+            provision=provisioner.provision,
+            discard=provisioner.discard,
+            prepare=lambda warm: preparations.ahead(warm.sandbox_id),
+            is_alive=lambda warm: directory.get(warm.sandbox_id) is not None,
+            background=background,
+            max_starting=settings.engine.concurrent_starts,
+            clients_wait=lambda: preparations.clients_wait,
+        )
+        preparations.quiet = pool.wait_quiet
+        stack.push_async_callback(pool.aclose)
+        uses = Uses(registry, deadlines, directory, max_lifetime_s=settings.sandbox.max_lifetime, clock=clock)
+        pauses = Pauses(registry, driver, background, on_resumed=uses.on_use)
+        snapshots = Snapshots(
+            store=store,
+            registry=registry,
+            pauses=pauses,
+            driver=driver,
+            background=background,
+            most=settings.storage.max_snapshots,
+        )
+        endings = Endings(registry, deadlines, uses, provisioner, driver.volumes, background)
+        entrypoints = Entrypoints(registry, directory, endings, background, _claim_bounds(settings.sandbox))
+        capacity = Capacity(settings.sandbox, claimed(registry), clock)
+        creation = Creation(
+            resolver=Resolver(settings, snapshots.get, capacity.check),
+            capacity=capacity,
+            uses=uses,
+            registry=registry,
+            pool=pool,
+            pulls=Pulls(driver, settings, background),
+            driver=driver,
+            entrypoints=entrypoints,
+            endings=endings,
+        )
+        following = Following(registry, directory, pool, creation, entrypoints, endings)
+        accept.on_link, accept.on_violation = following.on_link, following.on_violation
+        recovery = Recovery(
+            driver=driver,
+            registry=registry,
+            following=following,
+            creation=creation,
+            endings=endings,
+            pauses=pauses,
+            provisioner=provisioner,
+            pool=pool,
+            pooled=frozenset(targets),
+            accept=accept,
+            directory=directory,
+            background=background,
+        )
+        capacity.learn(await driver.describe())
+        await recovery.start()
+        snapshots.recover()
+        background.start(recovery.watch_forever(), name="recovery.watch")
+        background.start(recovery.sweep_forever(), name="recovery.sweep")
+        background.start(reap(deadlines, endings.expire, clock), name="lifecycle.reap")
+        quotas = DiskQuotas(access.keys.list, registry.owner_of)
+        capacity.disk_taken = quotas.taken_by
+        disk = DiskWatch(driver, _disk_limits(settings), following.on_overfilled, quotas)
+        background.start(disk.watch_forever(), name="disk.watch")
+        background.start(store.tend(), name="store.tend")
+        background.start(registry.late_writes.catch_up_forever(), name="store.catch_up")
+        background.start(access.audit.run(), name="audit.write")
+        pool.open()
+        sandboxes = Sandboxes(registry, capacity, creation, uses, endings)
+        yield ControlPlane(
+            registry=registry,
+            sandboxes=sandboxes,
+            following=following,
+            pauses=pauses,
+            snapshots=snapshots,
+            creation=creation,
+            uses=uses,
+            endings=endings,
+            pool=pool,
+            relay=Relay(registry.get, directory, uses.on_use, preparations.turn),
+            directory=directory,
+            deadlines=deadlines,
+            recovery=recovery,
+            credentials=tokens,
+            access=access,
+            made_key=made_key,
+        )
+
+
+def _access(settings: Settings, store: Store) -> tuple[AccessControl, str]:
+    """Return the control of access, and the API key if this start has made it, else "".
+
+    Raises:
+        ConfigError: the key of the first start cannot be read or written.
+        StoreError: a key of the store cannot be read.
+    """
+    state_dir, made_key = Path(settings.paths.state_dir), ""
+    configured = settings.server.named_keys
+    if not configured:
+        key, is_new = credentials.first_key(state_dir)
+        configured, made_key = {credentials.KEY_FILE: key}, key if is_new else ""
+    connections, audit = KeyConnections(), settings.audit
+    access = AccessControl(
+        keys=Keys(configured, store, on_narrowed=connections.end),
+        connections=connections,
+        attempts=Attempts(settings.server.max_failed_attempts),
+        audit=Audit(state_dir, audit.level, max_bytes=audit.max_file_size * 1024, max_files=audit.max_files),
+    )
+    return access, made_key
+
+
+async def _prepare(registry: Registry, provisioner: Provisioner, sandbox_id: str, language: str) -> None:
+    """Have a language made ready. Raises LinkLost, also for a paused sandbox, and AgentError."""
+    sandbox = registry.find(sandbox_id)
+    if sandbox is not None and sandbox.state in (State.PAUSING, State.PAUSED):
+        # The agent answers when the sandbox goes on, and the languages of all other sandboxes would wait for that.
+        raise LinkLost(f"sandbox {sandbox_id} is paused")
+    await provisioner.prepare(sandbox_id, language)
+
+
+def _claim_bounds(settings: SandboxSettings) -> ClaimBounds:
+    return ClaimBounds(
+        max_contexts=settings.max_contexts,
+        max_output_bytes=settings.output_limit * 1024,
+        max_recorded_bytes=settings.recording_limit * 1024,
+    )
+
+
+def _disk_limits(settings: Settings) -> DiskLimits:
+    return DiskLimits(
+        sandbox_bytes=settings.sandbox.disk_limit * 1024,
+        sandbox_files=settings.sandbox.file_limit,
+        least_free_bytes=settings.storage.min_free * 1024,
+        least_free_files=settings.storage.min_free_files,
+    )
+
+
+def _targets(settings: Settings) -> dict[Template, int]:
+    return {template_of_pool(settings, pool): pool.size for pool in settings.warm_pools()}

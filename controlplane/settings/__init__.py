@@ -1,0 +1,1 @@
+"""The settings: sections, sources, and the corresponding settings of OpenSandbox."""

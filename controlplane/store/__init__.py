@@ -1,0 +1,1 @@
+"""The embedded store, which outlives the server, and the disk space reserved for it."""

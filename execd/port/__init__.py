@@ -1,0 +1,1 @@
+"""Ports of the sandbox: connections to its services, and the port where clients look for Jupyter."""

@@ -1,0 +1,1 @@
+"""Recorded runs: their replies are kept for clients that return."""

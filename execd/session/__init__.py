@@ -1,0 +1,1 @@
+"""Sessions: live bash under an id, plain or isolated in namespaces of its own."""

@@ -1,0 +1,1 @@
+"""Terminals: programs on PTYs."""

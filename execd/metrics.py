@@ -137,6 +137,16 @@ def cpu_quota(root: str = "/") -> float:
     return _find_group(root.rstrip("/")).cpu_quota()
 
 
+def free_memory_bytes(root: str = "/") -> int:
+    """Return how much memory the sandbox may still take; UNLIMITED_BYTES if nothing limits it.
+
+    *root* is the directory of /proc and /sys.
+    """
+    group = _find_group(root.rstrip("/"))
+    used, limit = group.memory_used_bytes(), group.memory_limit_bytes()
+    return max(0, limit - used) if used >= 0 and 0 < limit < UNLIMITED_BYTES else UNLIMITED_BYTES
+
+
 def _find_group(root: str) -> _Machine:
     mounts = f"{root}/sys/fs/cgroup"
     paths: dict[str, str] = {}

@@ -30,7 +30,9 @@ ARROWS: dict[str, set[str]] = {
     "execd.process": {"execd.dispatch", "execd.errors", "execd.launch", "execd.wire"},
     "execd.files": {"execd.dispatch", "execd.errors", "execd.launch", "execd.wire"},
     "execd.kernel": {"execd.dispatch", "execd.errors", "execd.launch", "execd.process", "execd.wire", "msgspec"},
-    "execd.kernel.runner": {"execd.errors", "execd.launch", "execd.process", "execd.wire", "msgspec"},
+    "execd.kernel.runner": {
+        *("execd.errors", "execd.launch", "execd.metrics", "execd.process", "execd.wire", "msgspec"),
+    },
     "execd.session": {
         *("execd.dispatch", "execd.errors", "execd.files", "execd.kernel", "execd.launch", "execd.process"),
         "execd.wire",

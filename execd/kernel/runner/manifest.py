@@ -6,6 +6,7 @@ A wrong manifest never stops execd: a client that asks for the language is told 
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +28,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eager: bool = False  # make the language ready while the container waits in a pool (`context.prepare`)
     spare: bool = False  # keep one runner ready for the next context
     preload: tuple[str, ...] = ()  # what the runner loads beforehand, in its own terms
+    preload_mib: Annotated[int, msgspec.Meta(ge=0)] = 0  # the memory that this takes; not loaded where less is free
     env: dict[str, str] = {}  # variables of the runner; those of the sandbox win
     fork: bool = False  # the runner can copy itself: it knows the operation `fork`
     interrupt: str = "signal"  # how a run is interrupted: by SIGINT to the process group, or by a message only

@@ -13,6 +13,7 @@ from execd.kernel.runner.process import Runner, execute
 from execd.kernel.runner.work import Work
 from execd.kernel.runner.zygote import Zygote
 from execd.launch.environment import Environment
+from execd.metrics import free_memory_bytes
 from execd.process.limits import Limits
 from execd.process.reap import Reaper
 
@@ -43,7 +44,7 @@ class Supply:
             if manifest.preload:
                 self._bare = Zygote(msgspec.structs.replace(manifest, preload=()), reaper, environment, limits)
                 work.watch(self._make_way)
-        self._was_ready = False
+        self._was_ready = self._was_skipped = False
         self._spare: Runner | None = None
         self._refill: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
@@ -116,16 +117,33 @@ class Supply:
 
     async def _make_ahead(self) -> None:
         try:
-            if self._zygote is not None:
+            if self._zygote is not None and self._has_room():
                 self._make_way()
                 await self._zygote.start()
                 self._was_ready = True
-            if self._bare is not None:
-                self._bare.retire()
+                if self._bare is not None:
+                    self._bare.retire()
             if self.manifest.spare and self._spare is None:
                 self._spare = await self._make()
         except ExecdError as error:
             log.warning("%s", error.message)  # a client that opens a context gets the same message
+
+    def _has_room(self) -> bool:
+        """Return whether the preload fits into the memory that is left.
+
+        When memory runs out, the kernel kills the preloading zygote, but also a context that asks for memory before
+        that of the zygote is free again.
+        """
+        if self._zygote is None or self._zygote.is_ready or self._bare is None:
+            return True
+        free = free_memory_bytes() >> 20
+        if has_room := free >= self.manifest.preload_mib:
+            return has_room
+        if not self._was_skipped:
+            language, needs = self.manifest.language, self.manifest.preload_mib
+            log.warning("%s: not preloaded: that takes %d MiB, and %d MiB are free", language, needs, free)
+            self._was_skipped = True
+        return False
 
     def _make_way(self) -> None:
         """Hold the preloading while contexts start or run code: contexts have the CPU first."""

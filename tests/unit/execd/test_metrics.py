@@ -144,6 +144,16 @@ def test_a_group_below_the_mount_is_found_by_its_path(tmp_path: Path) -> None:
     assert read.memory_total_bytes == 700_000_000
 
 
+@pytest.mark.parametrize("files", [V1, V2], ids=["v1", "v2"])
+def test_free_is_what_the_limit_leaves_beside_cached_files(tmp_path: Path, files: Mapping[str, str]) -> None:
+    assert metrics.free_memory_bytes(show(tmp_path, files)) == 700_000_000
+
+
+def test_without_a_limit_memory_is_free(tmp_path: Path) -> None:
+    unlimited = {**V2, "sys/fs/cgroup/memory.max": "max\n"}
+    assert metrics.free_memory_bytes(show(tmp_path, unlimited)) == metrics.UNLIMITED_BYTES
+
+
 def test_limits_changed_later_are_seen(tmp_path: Path) -> None:
     """The engine resizes a warm container when it is claimed."""
     meter = Meter(show(tmp_path, V2))

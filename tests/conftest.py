@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.agent.execd_link import ControlPlaneEnd
     from tests.support.server.control_plane import Home
 
+pytest_plugins = ("tests.support.browser",)
+
 # Whoever starts this may ignore SIGINT, as shells do for `… &`. What we start would inherit that, and never be
 # interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
-from pathlib import Path
 
-import pytest
 from aiohttp import web
 
 from tests.support.agent.live_agent import LiveAgent
+from tests.support.browser import Tabs
 from tests.support.server.api_server import SANDBOX_ID, Edge, serving
 from tests.support.server.port_services import application
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Not redirected to a host name: it says that it does not resolve these by itself.
 OTHER_BROWSER = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.0 Safari/605.1.15"
 
@@ -39,26 +36,7 @@ await fetch("said", {method: "POST", body: JSON.stringify(said)});
 </script></body>"""
 
 
-async def browse(url: str, said: asyncio.Queue[dict[str, str]], profile: Path, *flags: str) -> dict[str, str]:
-    """Open a page; return what its script says to the service."""
-    assert CHROMIUM is not None
-    with (profile.with_suffix(".log")).open("w") as log:
-        browser = await asyncio.create_subprocess_exec(
-            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
-            *(f"--user-data-dir={profile}", "--remote-debugging-port=0", *flags, url),
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        async with asyncio.timeout(120):
-            return await said.get()
-    finally:
-        browser.terminate()
-        await browser.wait()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; apt-get install chromium")
-async def test_a_page_shares_no_origin_with_the_api(tmp_path: Path) -> None:
+async def test_a_page_shares_no_origin_with_the_api(tabs: Tabs) -> None:
     """By host name it has one of its own; at a path address it has none, and yet its scripts work."""
     async with LiveAgent() as agent, serving(agent.link) as edge:
         other = f"http://localhost:{edge.address.rpartition(':')[2]}/health"
@@ -81,8 +59,10 @@ async def test_a_page_shares_no_origin_with_the_api(tmp_path: Path) -> None:
         routes = (web.get("/", page), web.get("/module.js", module), web.put("/api", api), web.post("/said", hear))
         async with application(*routes) as port:
             path = signed_url(edge, port)
-            by_name = await browse(path, said, tmp_path / "a")
-            by_path = await browse(path, said, tmp_path / "b", f"--user-agent={OTHER_BROWSER}")
+            await (await tabs.open()).page.goto(path)
+            by_name = await said.get()
+            await (await tabs.open(user_agent=OTHER_BROWSER)).page.goto(path)
+            by_path = await said.get()
 
     assert by_name["host"].startswith(f"{port}-{SANDBOX_ID.replace('-', '')}-")
     assert by_name["path"] == "/"

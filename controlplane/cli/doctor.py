@@ -22,6 +22,7 @@ from controlplane.attack.advisories import Standing
 from controlplane.cli.trial import existing, own_driver, trial
 from controlplane.errors import ImageMissing, SandlotError
 from controlplane.images import build
+from controlplane.link.accept import UNSEEN
 from controlplane.runtime.abilities import LIMITS, NETWORKS, Abilities, Ability
 from controlplane.runtime.docker.engine import connect
 from controlplane.sandbox import Network, VolumeKind
@@ -275,8 +276,15 @@ async def _check_sandbox(settings: Settings) -> str:
     except ImageMissing as error:
         raise _Trouble(f"{image}: {error.message}", "`make images`, or another [sandbox] image") from error
     except SandlotError as error:
-        raise _Trouble(
-            f"{image}: {error.message}",
-            "is [paths] run_dir on the engine's own host? (an engine in a virtual machine sees other files)",
-        ) from error
+        raise _Trouble(f"{image}: {error.message}", _cure_of(error)) from error
     return f"{image} started and its agent connected in {took * 1000:.0f} ms"
+
+
+def _cure_of(error: SandlotError) -> str:
+    """Return what to do about a sandbox that does not start."""
+    if UNSEEN in error.message:
+        return "start this container anew with the host's process ids; deploy/compose.yaml does"
+    return (
+        "is [paths] run_dir on the engine's own host? (an engine in a virtual machine sees other files; a server in a "
+        "container needs the host's directory at the same path)"
+    )

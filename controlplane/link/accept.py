@@ -31,6 +31,10 @@ MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path less its terminator, unix(7)
 # Earlier releases bind by the whole path, with ids of 16 characters: the directory must stay usable for them.
 OLD_ID_CHARS = 16
 HELLO_TIMEOUT_S = 10.0
+UNSEEN = (
+    "the agent connected, but the kernel does not tell which process it is: run the server in the pid namespace of the "
+    "engine's host (Compose: pid: host, docker run: --pid host)"
+)
 # execd has one link, and for a moment a second one, if it connects again before the server sees the first one's end.
 MAX_CONNECTIONS = 2
 
@@ -160,7 +164,11 @@ class Accept:
         """Admit a new peer, and return the function to call after its end; or return None to refuse the peer."""
         pid = peer_pid(connection)
         reason = ""
-        if not door.container_id or not self._verify(pid, door.container_id):
+        if not pid:
+            reason = UNSEEN
+            # No other process of any sandbox is visible either, so waiting longer for this one is useless.
+            self._directory.fail(sandbox_id, StartFailed(UNSEEN))
+        elif not door.container_id or not self._verify(pid, door.container_id):
             reason = "not process 1 of the container"
         elif len(door.connections) >= MAX_CONNECTIONS:
             reason = "it has its link"

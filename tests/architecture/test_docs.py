@@ -203,6 +203,6 @@ OTHERS = {"Sandbox health check timed out"}
 
 def test_troubleshooting_quotes_the_source() -> None:
     """A message that the page explains is one that the server, the agent or a tool of ours gives."""
-    texts = [*_texts(), *(path.read_text() for path in (ROOT / "deploy").iterdir())]
+    texts = [*_texts(), *(path.read_text() for path in (ROOT / "deploy").rglob("*") if path.is_file())]
     assert symptoms()
     assert [text for text in symptoms() if not any(text in one for one in texts)] == [*OTHERS]

@@ -18,6 +18,8 @@ ALONE = "alone"
 GROUPS = {
     # One server for all.
     "e2e/": "e2e",
+    # Each starts a whole installation, with an image or a proxy of its own.
+    "deploy/": "deploy",
     # They look for images and containers that another of them might just be making.
     "contract/": "engine",
     "integration/server/test_doctor": "engine",

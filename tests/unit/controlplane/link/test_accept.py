@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from controlplane.errors import ConfigError, LinkLost
+from controlplane.errors import ConfigError, LinkLost, StartFailed
 from controlplane.link import accept as accept_module
 from controlplane.link import listener, websocket
 from controlplane.link.accept import MAX_CONNECTIONS, SOCKET_NAME, Accept
@@ -109,6 +109,18 @@ async def test_user_code_is_turned_away_before_it_has_said_a_word(door: Door) ->
         ("link.refused", "not process 1 of the container")
     ]
     assert door.directory.get(SANDBOX) is not None
+
+
+async def test_a_server_that_sees_no_process_says_so_at_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container without the host's process ids, every peer has number 0; nobody waits for the link in vain."""
+    monkeypatch.setattr(accept_module, "peer_pid", lambda connection: 0)
+    await door.accept.listen(SANDBOX, "c")
+    with door.directory.expect(SANDBOX) as arrival, capture_logs() as logs:
+        assert await (await door.knock()).read() == b""
+        with pytest.raises(StartFailed, match="pid: host"):
+            await arrival.wait(timeout_s=5)
+    assert door.asked == []
+    assert [entry["reason"] for entry in logs] == [accept_module.UNSEEN]
 
 
 async def test_one_execd_cannot_hold_many_connections(door: Door) -> None:

@@ -1,0 +1,142 @@
+"""`deploy/compose.yaml` by a real Docker Compose: from nothing to the quick start, upgraded, taken down and put up."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controlplane.images.build import image_status
+from controlplane.runtime.docker.engine import connect
+from controlplane.settings.load import FILE_VARIABLE
+from controlplane.settings.table import settings_table
+from tests.e2e.test_kill_and_restart import AFTER, BEFORE
+from tests.e2e.test_quick_start import block
+from tests.support.server.composed_server import COMPOSE_FILE, ComposedServer, compose_program
+from tests.support.server.live_server import ROOT, run_script, sdk_python
+
+needs_compose = pytest.mark.skipif(not compose_program(), reason="needs Docker Compose")
+
+
+@pytest.fixture(scope="module")
+def composed() -> Iterator[ComposedServer]:
+    """The project, from nothing."""
+    with ComposedServer() as server:
+        yield server
+
+
+def lines_of(output: str) -> dict[str, str]:
+    """Return the verdict of each check of a doctor."""
+    found = (line.split()[:2] for line in output.splitlines() if line[:1] not in (" ", ""))
+    return {check: verdict for verdict, check, *_ in (words for words in found if len(words) == 2)}
+
+
+@needs_compose
+def test_from_nothing_to_the_quick_start(composed: ComposedServer, tmp_path: Path) -> None:
+    """The README's program, with the official SDK, prints what the README says; the key is as documented."""
+    assert composed.compose("exec", "-T", "server", "sandlot", "key").strip() == composed.key
+    script = tmp_path / "quickstart.py"
+    script.write_text(block("python", "Sandbox.create"))
+    done = subprocess.run(
+        [sdk_python(), script],
+        env=composed.sdk_environment(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + composed.log[-3000:]
+    assert done.stdout == block("text", "Hello")
+
+
+@needs_compose
+async def test_the_doctor_inside(composed: ComposedServer) -> None:
+    """Every check of the machine holds inside too, and the same images count as current as outside."""
+    said = composed.compose("exec", "-T", "server", "sh", "-c", "sandlot doctor || true")
+    verdicts = lines_of(said)
+    for check in ("address", "directories", "limits", "disk", "engine", "sandbox"):
+        assert verdicts[check] == "ok", said
+    engine = connect()
+    try:
+        statuses = await image_status(engine, ROOT / "images")
+    finally:
+        await engine.close()
+    missing = [status.tag for status in statuses if status.state == "missing"]
+    outdated = [status.tag for status in statuses if status.state == "outdated"]
+    expected = missing or outdated or [status.tag for status in statuses]
+    assert ", ".join(expected) in said
+    assert (verdicts["images"] == "ok") == (not missing and not outdated)
+
+
+@needs_compose
+def test_without_the_hosts_process_ids(composed: ComposedServer) -> None:
+    """A container that cannot see who connects is told so by the doctor, with the cure, and no sandbox starts."""
+    run = composed.environment["SANDLOT_PATHS_RUN_DIR"]
+    mounts = ["-v", "/var/run/docker.sock:/var/run/docker.sock", "-v", f"{run}:{run}"]
+    command = ["docker", "run", "--rm", *mounts, composed.image, "doctor", "--run-dir", run]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1
+    assert lines_of(done.stdout)["sandbox"] == "FAIL"
+    assert "run the server in the pid namespace of the engine's host (Compose: pid: host" in done.stdout
+    assert "start this container anew with the host's process ids" in done.stdout
+
+
+@needs_compose
+def test_sandboxes_survive_an_upgrade_and_a_down(composed: ComposedServer) -> None:
+    """A new image replaces the container, then the project goes and comes: same key, same sandboxes, same state."""
+    sdk = sdk_python()
+    was = run_script(sdk, composed, BEFORE)
+    key, first = composed.key, composed.container()
+
+    newer = subprocess.run(
+        ["docker", "build", "-q", "-t", composed.image, "-"],
+        input=f"FROM {composed.image}\nLABEL upgraded=yes\n",
+        env={**os.environ, "DOCKER_BUILDKIT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert newer.returncode == 0, newer.stderr
+    composed.up()
+    assert composed.container() != first
+    assert composed.inspect()["Config"]["Labels"]["upgraded"] == "yes"
+    assert composed.request("GET", f"/v1/sandboxes/{was['kept']}")["status"]["state"] == "Running"
+
+    composed.stop()
+    assert composed.container() == ""
+    composed.up()
+    assert composed.key == key
+    now = run_script(sdk, composed, AFTER, json.dumps(was))
+    assert (now["answer"], now["state"], now["running"]) == ("42", "Running", True)
+    composed.request("DELETE", f"/v1/sandboxes/{was['kept']}")
+
+
+@needs_compose
+def test_what_the_server_may_do(composed: ComposedServer) -> None:
+    """Published on the loopback only, no key among its variables, few capabilities, a root that nobody writes."""
+    shown = composed.inspect()
+    host = shown["HostConfig"]
+    assert {binding["HostIp"] for bindings in host["PortBindings"].values() for binding in bindings} == {"127.0.0.1"}
+    assert (host["PidMode"], host["Privileged"], host["ReadonlyRootfs"]) == ("host", False, True)
+    assert sorted(host["CapAdd"]) == ["DAC_OVERRIDE", "SYS_PTRACE"]
+    assert host["CapDrop"] == ["ALL"]
+    assert composed.key not in json.dumps(shown) + composed.log
+
+
+def test_the_variables_are_settings() -> None:
+    """Every variable of the file that looks like a setting is one, and is passed on under its own name."""
+    text = COMPOSE_FILE.read_text()
+    known = {row.environment_name for row in settings_table()} | {FILE_VARIABLE}
+    named = re.findall(r"^ +((?:SANDBOX|SANDLOT)_\w+): (.*)$", text, re.MULTILINE)
+    assert {name for name, _ in named} <= known
+    taken = {name: re.findall(r"\$\{(\w+)", value) for name, value in named}
+    own = {name: names for name, names in taken.items() if names and names != [name]}
+    assert own == {"SANDLOT_SERVER_API_KEYS": ["OPEN_SANDBOX_API_KEY"]}
+    # The product's own names, which people have in their scripts.
+    for name in ("SANDBOX_POOL_SIZE", "SANDBOX_CPU_QUOTA", "SANDBOX_MEMORY_LIMIT", "SANDBOX_ALLOW_NETWORK"):
+        assert taken[name] == [name]

@@ -286,7 +286,7 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _images(settings: Settings, options: argparse.Namespace) -> int:
-    from controlplane.images import build, publish, recipes
+    from controlplane.images import build, pages, publish, recipes
     from controlplane.images.versions import declared_versions
     from controlplane.runtime.docker.engine import connect
 
@@ -294,7 +294,7 @@ def _images(settings: Settings, options: argparse.Namespace) -> int:
         from controlplane.cli.imagecheck import check_images
 
         found = recipes.read_recipes(Path(settings.paths.images_dir))
-        runnable = [recipe.name for recipe in found if recipe.tag != publish.EXECD_IMAGE]
+        runnable = [recipe.name for recipe in found if recipe.tag not in (publish.EXECD_IMAGE, pages.CONSOLE_IMAGE)]
         return _run(check_images(settings, options.names or runnable, _print))
 
     async def work() -> None:
@@ -302,8 +302,11 @@ def _images(settings: Settings, options: argparse.Namespace) -> int:
         engine = connect(settings.engine.url)
         try:
             if options.action == "build":
-                await build.build_images(engine, Path(settings.paths.images_dir), names, _print)
-                await publish.publish_execd(engine, _print)
+                results = await build.build_images(engine, Path(settings.paths.images_dir), names, _print)
+                if names is None or "execd" in names:
+                    await publish.publish_execd(engine, _print)
+                if any(result.tag == pages.CONSOLE_IMAGE for result in results):
+                    await pages.publish_pages(engine, _print)
             for status in await build.image_status(engine, Path(settings.paths.images_dir), names):
                 size = "" if status.size is None else f"{status.size / 1e6:.0f} MB"
                 there = {} if status.state == "missing" else await declared_versions(engine, status.tag)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aiodocker import Docker
 
-from controlplane.images import build, publish, recipes
+from controlplane.errors import SandlotError
+from controlplane.images import build, pages, publish, recipes
 
 LATEST = ":latest"
 
@@ -42,9 +43,20 @@ class Builds:
                 changed(result.tag)
 
         try:
+            await self._bring_pages(built)
             await build.build_images(self._engine, self._images_dir, None, self._announce, built=built)
         finally:
             self._waiting.clear()  # including failed ones: no build of them follows
+
+    async def _bring_pages(self, built: Callable[[build.BuildResult], None]) -> None:
+        """Build and publish the console before the larger images, because a person may be waiting for its pages."""
+        if pages.CONSOLE_IMAGE not in self._waiting:
+            return
+        try:
+            await build.build_images(self._engine, self._images_dir, ["console"], self._announce, built=built)
+            await pages.publish_pages(self._engine, self._announce)
+        except SandlotError as error:
+            self._announce(f"{error.message}\nconsole: `sandlot images build console` tries again")
 
     def reason(self, image: str) -> str:
         """Return why an image is not there yet; "" for one that no build will bring."""

@@ -71,7 +71,7 @@ async def _fill(engine: Docker, image: str, volume: str, labels: dict[str, str])
     await remove_container(engine, name)  # a container that a crash has left would keep the volume in use
     container = await engine.containers.create(config, name=name)
     try:
-        return await asyncio.to_thread(is_complete, await _read_tree(engine, container))
+        return await asyncio.to_thread(is_complete, await read_folder(engine, container, EXECD_DIR))
     finally:
         await remove_container(engine, name)
 
@@ -126,11 +126,12 @@ async def _wait_for_removal(engine: Docker, container_id: str) -> None:
         await engine.containers.container(container_id).wait(condition="removed", timeout=1.0)
 
 
-async def _read_tree(engine: Docker, container: DockerContainer) -> bytes:
+async def read_folder(engine: Docker, container: DockerContainer, folder: str) -> bytes:
+    """Return a tar of a container's folder. Its paths begin with the folder's last name."""
     # `container.get_archive` has the engine compress the tree first, which takes six times as long.
     path = f"containers/{container.id}/archive"
     plain = {"Accept-Encoding": "identity"}
-    async with engine._query(path, "GET", params={"path": EXECD_DIR}, headers=plain) as response:
+    async with engine._query(path, "GET", params={"path": folder}, headers=plain) as response:
         return await response.read()
 
 

@@ -32,11 +32,17 @@ LONG_FILES = {
 }
 
 
+# Folders of what tools have made or fetched, which git ignores.
+MADE = {"__pycache__", "node_modules", "dist"}
+
+
 def folders(root: Path, *tops: str) -> Iterator[Path]:
-    """Yield *tops* and all folders below them."""
+    """Yield *tops* and all folders below them, without those that tools make."""
     for top in tops:
         yield root / top
-        yield from (path for path in sorted((root / top).rglob("*")) if path.is_dir() and path.name != "__pycache__")
+        for entry in sorted((root / top).iterdir()) if (root / top).is_dir() else ():
+            if entry.is_dir() and entry.name not in MADE:
+                yield from folders(root, f"{top}/{entry.name}")
 
 
 def modules(root: Path, *tops: str) -> Iterator[Path]:
@@ -49,7 +55,7 @@ def large_folders(root: Path, *tops: str) -> dict[str, tuple[int, int]]:
     """Return the folders with too many entries, each with the numbers of its files and folders."""
     found = {}
     for folder in folders(root, *tops):
-        entries = [entry for entry in folder.iterdir() if entry.name not in {"__init__.py", "__pycache__"}]
+        entries = [entry for entry in folder.iterdir() if entry.name not in {"__init__.py", *MADE}]
         numbers = (sum(entry.is_file() for entry in entries), sum(entry.is_dir() for entry in entries))
         if max(numbers) > MAX_ENTRIES:
             found[folder.relative_to(root).as_posix()] = numbers

@@ -1,0 +1,10 @@
+import { mount } from 'svelte';
+
+import './design/tokens.css';
+import './design/base.css';
+import App from './App.svelte';
+import { takeCode } from './shell/code';
+
+const code = takeCode(); // before anything else: the address must not keep it
+
+mount(App, { target: document.body, props: { code } });

@@ -45,6 +45,7 @@ from controlplane.api.runs.runs import Runs
 from controlplane.api.stream.socket import Streams
 from controlplane.errors import SandlotError
 from controlplane.sandbox import Limits
+from controlplane.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from controlplane.lifecycle.pauses import Pauses
@@ -77,6 +78,7 @@ def make_app(
     credentials: Checks,
     access: AccessControl,
     settings: ApiSettings,
+    metrics: Metrics | None = None,
     metrics_registry: prometheus_client.CollectorRegistry,
     is_ready: Callable[[], bool],
     why_not_ready: Callable[[], str] = str,
@@ -95,10 +97,11 @@ def make_app(
         port_domain=settings.port_domain,
         endpoint_tokens=settings.endpoint_tokens,
     )
-    runs = Runs(relay, settings.run_timeout_s)
-    audit = AuditLog(access.audit)
+    metrics = metrics or Metrics()
+    runs = Runs(relay, settings.run_timeout_s, metrics)
+    audit = AuditLog(access.audit, metrics=metrics)
     tickets = Tickets(sandboxes.get)
-    ports = Ports(relay, SandboxTokens(credentials, sandboxes.ids), access.keys)
+    ports = Ports(relay, SandboxTokens(credentials, sandboxes.ids), access.keys, metrics)
     guard = Guard(sandboxes, snapshots)
     endpoints = (
         *_endpoints_of_execd(sandboxes, relay, runs),
@@ -110,7 +113,7 @@ def make_app(
     app = Starlette(
         routes=[mount("/v1", routes), *routes],
         middleware=[
-            Middleware(AccessLog, audit=audit),
+            Middleware(AccessLog, audit=audit, metrics=metrics),
             Middleware(PortAddresses, domain=settings.port_domain),
             Middleware(Cors, origins=settings.allowed_origins, isolate_pages=settings.isolate_pages),
             Middleware(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -38,6 +39,7 @@ from controlplane.pool.shelf import Warm
 from controlplane.runtime.abilities import Ability
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import CREATE_FAILED, CreateRequest, Limits, Sandbox, SandboxSpec, State
+from controlplane.telemetry.metrics import COLD, WARM, Metrics, Start
 
 log = structlog.get_logger()
 
@@ -67,7 +69,9 @@ class Creation:
         driver: Driver,
         entrypoints: Entrypoints,
         endings: Endings,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._resolver = resolver
         self._capacity = capacity
         self._uses = uses
@@ -95,17 +99,20 @@ class Creation:
             CapacityExhausted: no container came up in time, or the pool that was named has none and starts none.
             StoreError: the sandbox could not be written down.
         """
+        began = time.perf_counter()
         spec = self._resolver.spec(request, by)
         lifetime = self._uses.lifetime(request.timeout_s)
         template = self._resolver.template(spec)
         await check_abilities(self._driver, template)
         try:
             with self._capacity.reserve(spec.limits, by):
-                sandbox = await self._make(request, spec, template, lifetime, by.owner)
-        except SandlotError:
+                sandbox, start = await self._make(request, spec, template, lifetime, by.owner)
+        except SandlotError as error:
             self.failed += 1
+            self._metrics.create_failed(error)
             raise
         self.created += 1
+        self._metrics.created(sandbox.id, spec.image, start, time.perf_counter() - began)
         return sandbox
 
     def lost(self, sandbox_id: str, ended: StartFailed) -> bool:
@@ -127,19 +134,19 @@ class Creation:
 
     async def _make(
         self, request: CreateRequest, spec: SandboxSpec, template: Template, lifetime: timedelta | None, owner: str
-    ) -> Sandbox:
+    ) -> tuple[Sandbox, Start]:
         """Bind a container to the sandbox that was asked for: a warm one, or where that cannot be, a cold one."""
         exact = replace(template, limits=spec.limits)
         can_be_bound = spec.limits == template.limits or Ability.LIVE_LIMITS in self._driver.abilities.can
         if self._pool.keeps(template) and can_be_bound:
-            warm = await self._take(request, template)
+            warm, start = await self._take(request, template)
             try:
                 # Without a pause, so that nothing can happen to the container before it is ours.
-                return await self._bind(warm, spec, request, lifetime, owner)
+                return await self._bind(warm, spec, request, lifetime, owner), start
             except _LimitsRefused as refused:
                 log.info("sandbox.limits_refused", image=spec.image, error=refused.reason)
         try:
-            cold = await self._take(request, exact)
+            cold, start = await self._take(request, exact)
         except OutOfMemory as error:
             if request.limits is None:
                 raise
@@ -149,9 +156,16 @@ class Creation:
                 f"ask for at least {2 * mebibytes}Mi",
                 field=Field.MEMORY,
             ) from error
-        return await self._bind(cold, spec, request, lifetime, owner)
+        return await self._bind(cold, spec, request, lifetime, owner), start
 
-    async def _take(self, request: CreateRequest, template: Template) -> Warm:
+    async def _take(self, request: CreateRequest, template: Template) -> tuple[Warm, Start]:
+        """Take a container of the pool, and tell whether it waited there."""
+        began, start = time.perf_counter(), WARM if self._pool.has_warm(template) else COLD
+        taken = await self._take_or_pull(request, template)
+        self._metrics.claimed(template.image, start, time.perf_counter() - began)
+        return taken, start
+
+    async def _take_or_pull(self, request: CreateRequest, template: Template) -> Warm:
         """Take a container of the pool. An image that is missing, and may be pulled, is pulled first."""
         pool = self._resolver.pool(request.pool)
         if pool is not None and pool.refuses_when_exhausted:

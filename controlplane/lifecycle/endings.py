@@ -17,6 +17,7 @@ from controlplane.pool.provision import Provisioner
 from controlplane.runtime.driver import Volumes
 from controlplane.sandbox import CREATE_FAILED, DELETED, EXPIRED, IDLE, Sandbox, State
 from controlplane.tasks import Background
+from controlplane.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -41,7 +42,9 @@ class Endings:
         provisioner: Provisioner,
         volumes: Volumes,
         background: Background,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._registry = registry
         self._deadlines = deadlines
         self._uses = uses
@@ -161,7 +164,9 @@ class Endings:
 
     def _end(self, sandbox_id: str, event: Event, reason: str, message: str) -> None:
         """Write an end down and start the removal of the container. Raises NotFound, Conflict: it cannot end now."""
-        self.remove(self._registry.advance(sandbox_id, event, reason=reason, message=message))
+        ended = self._registry.advance(sandbox_id, event, reason=reason, message=message)
+        self._metrics.ended(sandbox_id, reason, (ended.state_changed_at - ended.created_at).total_seconds())
+        self.remove(ended)
 
     def _remember(self, sandbox_id: str, since: datetime) -> None:
         """Set when to forget a sandbox that has ended: when nobody will ask about it any more."""

@@ -36,7 +36,7 @@ class Stream:
     item of a recorded run; 0 for any other stream.
     """
 
-    __slots__ = ("_stream", "_turn", "answered", "data_bytes", "number", "on_close", "opened_at")
+    __slots__ = ("_stream", "_turn", "answered", "data_bytes", "number", "on_close", "opened_at", "sent_bytes")
 
     is_recorded = False
 
@@ -45,6 +45,7 @@ class Stream:
         self._turn = Turn(STREAM_TURN_BYTES, STREAM_TURN_ITEMS)
         self.opened_at = time.monotonic()
         self.data_bytes = 0  # received so far
+        self.sent_bytes = 0
         self.answered = False  # whether a reply was received
         self.number = 0
         self.on_close: Callable[[], None] | None = None
@@ -114,6 +115,7 @@ class Stream:
             await self._stream.write(data, Channel.INPUT)
         except WireError as error:
             raise translate(error) from error
+        self.sent_bytes += len(data)
 
     def end(self) -> None:
         """Tell execd that no more bytes follow."""

@@ -133,6 +133,11 @@ class Pool:
             self._throw_away(warm)
         return None
 
+    def has_warm(self, template: Template) -> bool:
+        """Return whether a claim would find a warm container now."""
+        shelf = self._shelves.get(template)
+        return shelf is not None and any(map(self._is_alive, shelf.warm))
+
     def keeps(self, template: Template) -> bool:
         """Return whether the pool keeps containers of a template warm."""
         shelf = self._shelves.get(template)

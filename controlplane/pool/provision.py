@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from controlplane.pool.shelf import Warm
 from controlplane.runtime.driver import ContainerSpec, Driver
 from controlplane.sandbox import Network, new_sandbox_id
 from controlplane.tasks import Slots
+from controlplane.telemetry.metrics import Metrics
 from execd.wire.messages import ContextPrepare, Done
 
 log = structlog.get_logger()
@@ -33,8 +35,9 @@ TEMPLATE_LABEL = "sandlot.template"
 class Provisioner:
     """The maker of ready containers, which also removes them."""
 
-    def __init__(self, driver: Driver, accept: Accept, directory: Directory) -> None:
+    def __init__(self, driver: Driver, accept: Accept, directory: Directory, metrics: Metrics | None = None) -> None:
         self._driver = driver
+        self._metrics = metrics or Metrics()
         self._accept = accept
         self._directory = directory
         # The containers that this process makes, has made, has adopted or is removing. A container with this server's
@@ -61,6 +64,7 @@ class Provisioner:
         """
         sandbox_id = new_sandbox_id()
         container_id = ""
+        began = time.perf_counter()
         self._owned.add(sandbox_id)
         try:
             socket_dir = await self._accept.listen(sandbox_id)
@@ -82,6 +86,7 @@ class Provisioner:
             self._accept.expect(sandbox_id, container_id)
             # Before the start, because the engine may report the container's death before it answers the start.
             with self._directory.expect(sandbox_id) as arrival:
+                started = time.perf_counter()
                 await self._driver.containers.start(container_id)
                 await arrival.wait(timeout_s=LINK_TIMEOUT_S)
         except BaseException as error:
@@ -90,6 +95,8 @@ class Provisioner:
             if isinstance(error, StartFailed) and is_too_small:
                 raise OutOfMemory(f"{error.message} (out of memory)", public=error.public) from error
             raise
+        now = time.perf_counter()
+        self._metrics.provisioned(template.image, now - began, linked_s=now - started)
         return Warm(sandbox_id, container_id, template)
 
     async def prepare(self, sandbox_id: str, language: str = "") -> None:

@@ -7,7 +7,7 @@ A `Driver` has three parts: `Containers`, `Images` and `Volumes`. Every driver p
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from typing import Protocol
 
 import msgspec
@@ -69,6 +69,13 @@ class DiskRoom(msgspec.Struct, frozen=True):
 
     free_bytes: int
     free_files: int | None  # None where the file system has no bound
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What the processes of a container use of the machine."""
+
+    cpu_s: float  # CPU time since its start
+    memory_bytes: int  # now; without files that the kernel keeps in memory as long as there is room
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +173,12 @@ class Containers(Protocol):
 
         Raises:
             RuntimeFailure: the engine does not answer, or it takes too long.
+        """
+
+    async def load(self, container_ids: Collection[str]) -> dict[str, Load]:
+        """Return what containers use now, by container. The engine is not asked; 0.1 ms for each, in a thread.
+
+        A container that has ended is left out, and so is each whose use cannot be seen from here (another machine's).
         """
 
 

@@ -33,6 +33,7 @@ from controlplane.lifecycle.room.capacity import Capacity
 from controlplane.lifecycle.room.disk import DiskLimits, DiskWatch
 from controlplane.lifecycle.room.disk_quotas import DiskQuotas
 from controlplane.lifecycle.sandboxes import Sandboxes
+from controlplane.lifecycle.snapshots import REPOSITORY as SNAPSHOTS
 from controlplane.lifecycle.snapshots import Snapshots
 from controlplane.lifecycle.uses import Uses
 from controlplane.link.accept import Accept
@@ -48,6 +49,8 @@ from controlplane.sandbox import State
 from controlplane.settings.sections import SandboxSettings, Settings
 from controlplane.store.store import Store
 from controlplane.tasks import Background
+from controlplane.telemetry.engine import MeasuredDriver
+from controlplane.telemetry.metrics import Metrics
 from execd.wire.discreet import Discreet
 
 
@@ -69,6 +72,8 @@ class ControlPlane(Discreet, msgspec.Struct, frozen=True):
     recovery: Recovery
     credentials: Credentials
     access: AccessControl
+    driver: MeasuredDriver
+    metrics: Metrics
     made_key: str  # the API key, if this was the first start; to be shown this once
 
 
@@ -102,12 +107,13 @@ async def compose(
         stack.push_async_callback(accept.aclose)
         registry = Registry(store)
         stack.callback(registry.late_writes.catch_up)
-        driver = make_driver(store.instance())
+        metrics = Metrics(_images(settings), snapshots=f"{SNAPSHOTS}:")
+        driver = MeasuredDriver(make_driver(store.instance()), metrics)
         stack.push_async_callback(driver.aclose)
         stack.push_async_callback(access.audit.aclose)
         background = await stack.enter_async_context(Background())
 
-        provisioner = Provisioner(driver, accept, directory)
+        provisioner = Provisioner(driver, accept, directory, metrics)
         targets = _targets(settings)
 
         preparations = Preparations(
@@ -137,7 +143,7 @@ async def compose(
             background=background,
             most=settings.storage.max_snapshots,
         )
-        endings = Endings(registry, deadlines, uses, provisioner, driver.volumes, background)
+        endings = Endings(registry, deadlines, uses, provisioner, driver.volumes, background, metrics)
         entrypoints = Entrypoints(registry, directory, endings, background, _claim_bounds(settings.sandbox))
         capacity = Capacity(settings.sandbox, claimed(registry), clock)
         creation = Creation(
@@ -150,6 +156,7 @@ async def compose(
             driver=driver,
             entrypoints=entrypoints,
             endings=endings,
+            metrics=metrics,
         )
         following = Following(registry, directory, pool, creation, entrypoints, endings)
         accept.on_link, accept.on_violation = following.on_link, following.on_violation
@@ -198,6 +205,8 @@ async def compose(
             recovery=recovery,
             credentials=tokens,
             access=access,
+            driver=driver,
+            metrics=metrics,
             made_key=made_key,
         )
 
@@ -248,6 +257,11 @@ def _disk_limits(settings: Settings) -> DiskLimits:
         least_free_bytes=settings.storage.min_free * 1024,
         least_free_files=settings.storage.min_free_files,
     )
+
+
+def _images(settings: Settings) -> set[str]:
+    """Return the images that the settings name: metrics always tell them by their names."""
+    return {pool.image for pool in settings.warm_pools()} | set(settings.all_aliases.values())
 
 
 def _targets(settings: Settings) -> dict[Template, int]:

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,9 +32,11 @@ from controlplane.runtime.docker.engine import connect
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import State
 from controlplane.server.composition import compose
-from controlplane.server.metrics import StatisticsCollector, make_registry
+from controlplane.server.metrics import make_registry, running_containers
 from controlplane.settings.sections import Settings
 from controlplane.tasks import Background
+from controlplane.telemetry.lag import watch_lag
+from controlplane.telemetry.load import Loads
 from execd.wire.discreet import Discreet
 
 log = structlog.get_logger()
@@ -71,6 +74,10 @@ async def control_plane(
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(contextlib.closing(listener))
         plane = await stack.enter_async_context(compose(settings, make_driver, verify=verify))
+        loads = Loads(plane.driver.containers, partial(running_containers, plane.registry))
+        background = await stack.enter_async_context(Background())
+        background.start(loads.watch_forever(), name="metrics.load")
+        background.start(watch_lag(plane.metrics.loop_lag), name="metrics.lag")
         app = make_app(
             sandboxes=plane.sandboxes,
             pauses=plane.pauses,
@@ -80,9 +87,8 @@ async def control_plane(
             credentials=plane.credentials,
             access=plane.access,
             settings=_api_settings(settings),
-            metrics_registry=make_registry(
-                StatisticsCollector(plane.sandboxes.statistics, plane.pool.statistics, plane.directory.statistics)
-            ),
+            metrics=plane.metrics,
+            metrics_registry=make_registry(plane, loads, Path(settings.paths.state_dir)),
             is_ready=lambda: plane.recovery.engine_answers,
             why_not_ready=_why_not_ready(settings, plane.pool),
         )

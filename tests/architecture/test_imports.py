@@ -61,6 +61,10 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.errors", "controlplane.runtime", "controlplane.sandbox"),
         *("aiodocker", "aiohttp", "msgspec", "structlog"),
     },
+    # What the server counts: nouns for all above, which report to them.
+    "controlplane.telemetry": {
+        *("controlplane.errors", "controlplane.runtime", "controlplane.sandbox", "prometheus_client", "structlog"),
+    },
     "controlplane.images": {
         "controlplane.errors",
         "controlplane.runtime.docker",
@@ -75,13 +79,14 @@ ARROWS: dict[str, set[str]] = {
     },
     "controlplane.pool": {
         *("controlplane.errors", "controlplane.link", "controlplane.runtime.driver", "controlplane.sandbox"),
-        *("controlplane.tasks", "execd.wire.messages", "msgspec", "structlog"),
+        *("controlplane.tasks", "controlplane.telemetry.metrics", "execd.wire.messages", "msgspec", "structlog"),
     },
     "controlplane.pool.plan": {"controlplane.sandbox", "msgspec"},  # decides, does nothing
     "controlplane.lifecycle": {
         *("controlplane.access", "controlplane.errors", "controlplane.images.names", "controlplane.link"),
         *("controlplane.pool", "controlplane.runtime", "controlplane.sandbox", "controlplane.settings"),
-        *("controlplane.store", "controlplane.tasks", "execd.wire.messages", "msgspec", "structlog"),
+        *("controlplane.store", "controlplane.tasks", "controlplane.telemetry.metrics", "execd.wire.messages"),
+        *("msgspec", "structlog"),
     },
     "controlplane.lifecycle.records": {
         *("controlplane.errors", "controlplane.sandbox", "controlplane.store", "msgspec", "structlog"),
@@ -95,16 +100,16 @@ ARROWS: dict[str, set[str]] = {
     # The edge over HTTP: app → contracts → runs → edge.
     "controlplane.api": {
         *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
-        *("controlplane.sandbox", "msgspec", "prometheus_client", "starlette"),
+        *("controlplane.sandbox", "controlplane.telemetry.metrics", "msgspec", "prometheus_client", "starlette"),
     },
     "controlplane.api.edge": {
         *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
-        *("controlplane.listener.extensions", "controlplane.sandbox", "controlplane.turns", "execd.wire"),
-        *("msgspec", "starlette", "structlog"),
+        *("controlplane.listener.extensions", "controlplane.sandbox", "controlplane.telemetry.metrics"),
+        *("controlplane.turns", "execd.wire", "msgspec", "starlette", "structlog"),
     },
     "controlplane.api.runs": {
-        *("controlplane.api.edge", "controlplane.errors", "controlplane.link", "controlplane.turns", "execd.wire"),
-        *("msgspec", "starlette"),
+        *("controlplane.api.edge", "controlplane.errors", "controlplane.link", "controlplane.telemetry.metrics"),
+        *("controlplane.turns", "execd.wire", "msgspec", "starlette"),
     },
     "controlplane.api.execd": {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.api.runs", "controlplane.errors"),
@@ -133,7 +138,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "controlplane.api.ports": {
         *("controlplane.access", "controlplane.api.edge", "controlplane.errors", "controlplane.link"),
-        *("controlplane.listener.extensions", "controlplane.turns", "execd.wire"),
+        *("controlplane.listener.extensions", "controlplane.telemetry.metrics", "controlplane.turns", "execd.wire"),
         *("h11", "starlette", "structlog", "websockets"),
     },
     # The battery is a client: it knows the server by HTTP alone.

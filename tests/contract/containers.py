@@ -382,6 +382,24 @@ class ContainersContract:
             assert [event.kind for event in told] == [EventKind.DIED, EventKind.REMOVED]
             assert {event.sandbox_id for event in told} == {spec.sandbox_id}
 
+    # -- the load
+
+    async def test_what_containers_use_is_told(self, world: World) -> None:
+        """Memory and CPU of one that runs; nothing of one that does not run, that is gone, or that never was."""
+        async with listening(world.root) as line, listening(world.root) as another:
+            running = await world.driver.containers.create(spec_of(world, line))
+            created = await world.driver.containers.create(spec_of(world, another))
+            await world.driver.containers.start(running)
+            await line.link()
+
+            loads = await world.driver.containers.load([running, created, NO_SUCH_ID])
+            assert loads.keys() == {running}
+            assert 1 << 20 <= loads[running].memory_bytes < 1 << 30
+            assert 0 <= loads[running].cpu_s < PATIENCE_S
+
+            await world.driver.containers.destroy(running)
+            assert await world.driver.containers.load([running]) == {}
+
     # -- the disk
 
     @needs(Ability.DISK_USAGE)

@@ -18,6 +18,7 @@ from controlplane.api.edge.notes import open_notes
 from controlplane.api.edge.operation import WEBSOCKET, operation_of
 from controlplane.api.edge.problems import unexpected
 from controlplane.listener.extensions import REQUEST_ID
+from controlplane.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -38,9 +39,10 @@ class AccessLog:
     which sandbox, and of a refusal its code and reason.
     """
 
-    def __init__(self, app: ASGIApp, audit: AuditLog) -> None:
+    def __init__(self, app: ASGIApp, audit: AuditLog, metrics: Metrics) -> None:
         self._app = app
         self._audit = audit
+        self._open = metrics.requests_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -53,6 +55,7 @@ class AccessLog:
         notes = open_notes(scope)
         notes["request_id"] = request_id
         began = time.perf_counter()
+        self._open.add(scope["type"])
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -74,6 +77,7 @@ class AccessLog:
                 await unexpected()(scope, receive, send_with_id)
             # Otherwise the answer has begun: leaving it incomplete makes the server drop the connection.
         finally:
+            self._open.add(scope["type"], by=-1)
             if not status:
                 self._audit.note(scope, operation_of(scope), 0, began)
             self._log(scope, status, began, notes)

@@ -1,4 +1,4 @@
-"""`/audit`, and what is written there: one entry for each operation, when its answer begins."""
+"""`/audit`, and what is written there: one entry for each operation, when its answer begins. Metrics count the same."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from controlplane.access.scopes import Caller
 from controlplane.api.edge.bodies import json_answer
 from controlplane.api.edge.guard import find_caller
 from controlplane.api.edge.notes import notes_of
-from controlplane.api.edge.operation import Operation
+from controlplane.api.edge.operation import ON_STREAM, WEBSOCKET, Operation
 from controlplane.api.edge.parameters import integer
+from controlplane.telemetry.metrics import Metrics
 
 DEFAULT_PAGE = 100
 # Statuses that say that a caller may not: these are kept whatever was asked.
@@ -28,8 +29,11 @@ MAX_VISITS = 10_000  # remembered; the oldest is forgotten for a new one
 class AuditLog:
     """Writes entries for the edge; the endpoint that reads them."""
 
-    def __init__(self, audit: Audit, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, audit: Audit, clock: Callable[[], float] = time.monotonic, *, metrics: Metrics | None = None
+    ) -> None:
         self._audit = audit
+        self._metrics = metrics or Metrics()
         self._clock = clock
         self._visits: OrderedDict[tuple[str, ...], float] = OrderedDict()  # when each began, the oldest first
 
@@ -45,12 +49,18 @@ class AuditLog:
         return json_answer(await self._audit.read(after, limit, query.get("key", ""), query.get("sandbox", "")))
 
     def note(self, scope: Scope, operation: Operation | None, status: int, began: float, *, code: str = "") -> None:
-        """Write an entry for a request.
+        """Write an entry for a request, and count it.
 
         *operation* is None if the request has reached none, *status* is 0 if there was no answer, and *began* is a time
         of `time.perf_counter`.
         """
         caller, notes = find_caller(scope), notes_of(scope)
+        code = code or notes.get("code", "")
+        # A socket's own operation is to open it; any other came on the native stream.
+        is_socket = operation is None or operation.method == WEBSOCKET
+        method = scope.get("method") or (WEBSOCKET if is_socket else ON_STREAM)
+        seconds = time.perf_counter() - began
+        self._metrics.answered(operation.name if operation is not None else "", method, status, seconds, code)
         matters = status in _DENIED or (operation is not None and operation.is_change)
         if matters and operation is not None and operation.is_visit and caller is not None:
             matters = self._is_new_visit(scope, caller)
@@ -70,8 +80,8 @@ class AuditLog:
             target=_short(notes.get("target") or " ".join(targets)),
             outcome=_outcome(status),
             status=status,
-            code=_short(code or notes.get("code", "")),
-            ms=round((time.perf_counter() - began) * 1000, 1),
+            code=_short(code),
+            ms=round(seconds * 1000, 1),
         )
         self._audit.record(entry)
 

@@ -63,7 +63,7 @@ class Codes:
         opening = ContextOpen(id=uuid.uuid4().hex, language=language, cwd=cwd)
         sandbox_id = sandbox_id_of(request)
         state = await self._relay.call(sandbox_id, opening, ContextState)
-        self._runs.contexts.add(sandbox_id, state.id)
+        self._runs.contexts.add(sandbox_id, state.id, state.language)
         return json_answer(ContextView(state.id, state.language))
 
     async def list_contexts(self, request: Request) -> Response:

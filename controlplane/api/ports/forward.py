@@ -26,6 +26,7 @@ from controlplane.api.ports.websocket import MessageMemory, relay_websocket
 from controlplane.errors import SandlotError
 from controlplane.link.stream import Stream
 from controlplane.listener.extensions import FORWARDED
+from controlplane.telemetry.metrics import Metrics
 from execd.wire.messages import Done, PortConnect
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ _END_OF_ADDRESS = re.compile(r"(?:/proxy/[^/?]+)?(?:\?.*)?", re.DOTALL)
 class Ports:
     """The ASGI application behind `/sandboxes/{sandbox_id}/proxy/{port}`, for HTTP and WebSocket."""
 
-    def __init__(self, relay: Relay, tokens: SandboxTokens, keys: Keys) -> None:
+    def __init__(self, relay: Relay, tokens: SandboxTokens, keys: Keys, metrics: Metrics | None = None) -> None:
+        self._traffic = (metrics or Metrics()).ports
         self._relay = relay
         self._tokens = tokens
         self._keys = keys
@@ -67,10 +69,11 @@ class Ports:
             stream = await self._relay.open(sandbox_id, PortConnect(port), with_input=True)
             await stream.expect(Done)
             headers = self._headers(scope)
-            if scope["type"] == "http":
-                await forward(scope, receive, send_on, stream, headers)
-            else:
-                await relay_websocket(scope, receive, send_on, stream, headers, self._memory)
+            with self._traffic.held(scope["type"], stream):
+                if scope["type"] == "http":
+                    await forward(scope, receive, send_on, stream, headers)
+                else:
+                    await relay_websocket(scope, receive, send_on, stream, headers, self._memory)
         except SandlotError as error:
             if has_begun:  # leaving an answer incomplete makes the server drop the connection
                 log.warning("port.broken", sandbox=sandbox_id, error=error.message)

@@ -22,12 +22,12 @@ class Contexts:
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], str] = OrderedDict()  # with their languages
         self._opening: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    def add(self, sandbox_id: str, context_id: str) -> None:
-        """Note that a context exists."""
-        self._known[sandbox_id, context_id] = None
+    def add(self, sandbox_id: str, context_id: str, language: str) -> None:
+        """Note that a context of a language exists."""
+        self._known[sandbox_id, context_id] = language
         self._known.move_to_end((sandbox_id, context_id))
         if len(self._known) > MAX_KNOWN_CONTEXTS:
             self._known.popitem(last=False)
@@ -35,6 +35,10 @@ class Contexts:
     def discard(self, sandbox_id: str, context_id: str) -> None:
         """Note that a context has gone, or may have."""
         self._known.pop((sandbox_id, context_id), None)
+
+    def language(self, sandbox_id: str, context_id: str) -> str:
+        """Return the language of a context that is known to exist; "" of any other."""
+        return self._known.get((sandbox_id, context_id), "")
 
     async def ensure(self, sandbox_id: str, context_id: str, language: str) -> None:
         """Return when the context exists. A default context has a language, and is made where it does not exist.
@@ -47,8 +51,8 @@ class Contexts:
         if key in self._known:
             return
         if not language:
-            await self._relay.call(sandbox_id, ContextList(id=context_id), ContextState)
-            self.add(*key)
+            state = await self._relay.call(sandbox_id, ContextList(id=context_id), ContextState)
+            self.add(*key, state.language)
             return
         lock = self._opening.setdefault(key, asyncio.Lock())
         async with lock:
@@ -60,7 +64,7 @@ class Contexts:
                 # A control plane before this one has made the context.
                 if error.code != "context.duplicate":
                     raise
-            self.add(*key)
+            self.add(*key, language)
 
 
 def default_context_id(language: str) -> str:

@@ -65,7 +65,7 @@ Wait = Callable[[Stream], Awaitable[Reply | Data | None]]
 class Replies:
     """Reads what a run says. `stream` is the stream of the run; after a retry it is another one."""
 
-    __slots__ = ("_forget", "_retry", "stream")
+    __slots__ = ("_forget", "_on_first", "_retry", "ending", "stream")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Replies:
         *,
         retry: Callable[[], Awaitable[Stream]] | None = None,
         forget: Callable[[], None] | None = None,
+        on_first: Callable[[], None] | None = None,
     ) -> None:
         """Read a stream.
 
@@ -80,10 +81,13 @@ class Replies:
             retry: Makes the context of the run again, begins the run again, and returns the new stream. It is called
                 once at most, when the agent does not know the context. None: the run fails then.
             forget: Called when the context of the run has gone.
+            on_first: Called when the run says something for the first time, beyond that it has begun.
         """
         self.stream = stream
+        self.ending: Ended | Lost | None = None  # as far as it has been received
         self._retry = retry
         self._forget = forget
+        self._on_first = on_first
 
     async def receive(self, wait: Wait | None = None) -> tuple[list[Output], Said | None]:
         """Wait for what the run says next; return all output that is there, then what follows it, if that is there.
@@ -102,7 +106,11 @@ class Replies:
             except SandlotError as error:
                 if await self._is_retried(error):
                     continue
-                return [], lost(error, self.stream)
+                self.ending = lost(error, self.stream)
+                return [], self.ending
+            if self._on_first is not None and (output or not isinstance(reply, ProcessStarted | Done)):
+                self._on_first()
+                self._on_first = None
             if reply is not None:
                 return output, self._said(reply)
             if not output:
@@ -128,9 +136,11 @@ class Replies:
             case ContextDone():
                 if reply.died_of and self._forget is not None:
                     self._forget()
-                return Ended(receipt_of(reply), reply.message, reply.execution_count)
+                self.ending = Ended(receipt_of(reply), reply.message, reply.execution_count)
+                return self.ending
             case ProcessExited():
-                return Ended(receipt_of(reply))
+                self.ending = Ended(receipt_of(reply))
+                return self.ending
             case ContextResult() | ContextError() | ContextPrompt():
                 return reply
             case ProcessStarted(pid=pid):

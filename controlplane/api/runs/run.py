@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 from controlplane.api.runs.replies import Replies
@@ -27,12 +28,15 @@ class Run:
         state: RunState = FROM_START,
         *,
         is_from_start: bool = True,
+        language: str = "",
     ) -> None:
         self.id = run_id
         self.sandbox_id = sandbox_id
         self.kind = kind
         self.place = place
         self.timeout_s = timeout_s
+        self.language = language  # "" of a command, and where the server does not know it
+        self.began = time.perf_counter()  # to be read
         self.replies = replies
         self.state = state  # where its reader stands
         self.is_from_start = is_from_start

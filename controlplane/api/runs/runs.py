@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from controlplane.api.edge.bodies import MAX_CODE_BYTES
 from controlplane.api.runs.default_contexts import DEFAULT_LANGUAGE, Contexts, default_context_id, language_of
+from controlplane.api.runs.receipt import Receipt
 from controlplane.api.runs.recording import Resumed, place_of, recorded
 from controlplane.api.runs.replies import Replies
 from controlplane.api.runs.run import Kind, Run
 from controlplane.errors import AgentError, InvalidRequest
 from controlplane.link.stream import Stream
+from controlplane.telemetry.metrics import Metrics
 from execd.wire.messages import (
     ContextInput,
     ContextInterrupt,
@@ -27,6 +30,9 @@ from execd.wire.messages import (
 
 if TYPE_CHECKING:
     from controlplane.link.relay import Relay
+
+
+SESSION_LANGUAGE = "bash"
 
 
 class Code(NamedTuple):
@@ -45,10 +51,11 @@ class Runs:
     `timeout_s` limits runs that set no limit of their own; None leaves them free.
     """
 
-    def __init__(self, relay: Relay, timeout_s: float | None) -> None:
+    def __init__(self, relay: Relay, timeout_s: float | None, metrics: Metrics | None = None) -> None:
         self.contexts = Contexts(relay)
         self._relay = relay
         self._timeout_s = timeout_s
+        self._metrics = metrics or Metrics()
         self._runs: dict[tuple[str, str], Run] = {}  # by sandbox and id, in the order in which they began
 
     def limit(self, timeout_s: float | None = None, *, ms: int | None = None) -> float | None:
@@ -70,7 +77,10 @@ class Runs:
         run_id = uuid.uuid4().hex
         request = recorded(run_id, message, keep_s, lines=True)
         stream, _ = await self._relay.begin(sandbox_id, request, Done)
-        return self._add(Run(run_id, sandbox_id, "session", message.id, message.timeout_s, Replies(stream)))
+        replies = Replies(stream)
+        return self._add(
+            Run(run_id, sandbox_id, "session", message.id, message.timeout_s, replies, language=SESSION_LANGUAGE)
+        )
 
     async def begin_code(self, sandbox_id: str, code: Code, *, keep_s: int = 0, lines: bool = False) -> Run:
         """Begin a run of code, which the caller reads; `end` must follow.
@@ -87,6 +97,7 @@ class Runs:
         """
         if len(code.code.encode()) > MAX_CODE_BYTES:
             raise InvalidRequest(f"code: is larger than {MAX_CODE_BYTES} bytes", code="request.body")
+        began = time.perf_counter()
         is_default = not code.context or code.context == default_context_id(code.language or DEFAULT_LANGUAGE)
         language = language_of(code.language) if is_default else ""
         context_id = code.context or default_context_id(language)
@@ -102,8 +113,10 @@ class Runs:
             await begin(),
             retry=begin if language else None,
             forget=partial(self.contexts.discard, sandbox_id, context_id),
+            on_first=partial(self._first_value, sandbox_id, began) if self._metrics.is_first(sandbox_id) else None,
         )
-        return self._add(Run(run_id, sandbox_id, "context", context_id, code.timeout_s, replies))
+        language = self.contexts.language(sandbox_id, context_id)
+        return self._add(Run(run_id, sandbox_id, "context", context_id, code.timeout_s, replies, language=language))
 
     def take_up(self, resumed: Resumed) -> Run:
         """Return a recorded run that a client goes on reading; `end` must follow."""
@@ -121,6 +134,7 @@ class Runs:
                 replies,
                 state,
                 is_from_start=resumed.is_from_start,
+                language=self._language(resumed.sandbox_id, kind, state.place),
             )
         )
 
@@ -128,6 +142,7 @@ class Runs:
         """Stop reading a run. A run that still goes on, and is not recorded, is interrupted."""
         if self._runs.get((run.sandbox_id, run.id)) is run:  # else another client has taken it up
             del self._runs[run.sandbox_id, run.id]
+        self._count(run)
         run.stream.close()
 
     async def interrupt_code(self, sandbox_id: str, wanted: str) -> None:
@@ -159,6 +174,33 @@ class Runs:
         return True
 
     # -- inside
+
+    def _language(self, sandbox_id: str, kind: Kind, place: str) -> str:
+        if kind == "session":
+            return SESSION_LANGUAGE
+        return self.contexts.language(sandbox_id, place) if kind == "context" else ""
+
+    def _first_value(self, sandbox_id: str, began: float) -> None:
+        self._metrics.first_value(sandbox_id, time.perf_counter() - began)
+
+    def _count(self, run: Run) -> None:
+        """Count a run that ended, or that goes on or is interrupted because its client left."""
+        ending, stream = run.replies.ending, run.stream
+        if ending is not None and ending.receipt is not None:
+            receipt = ending.receipt
+        elif ending is not None:
+            receipt = Receipt("interrupted" if run.is_interrupted else "refused", 0.0, 0.0, 0, 0)
+        else:
+            cause = "left" if stream.is_recorded else "abandoned"
+            receipt = Receipt(cause, time.perf_counter() - run.began, 0.0, 0, stream.data_bytes)
+        self._metrics.run_ended(
+            run.kind,
+            run.language,
+            receipt.cause,
+            wall_s=receipt.wall_s,
+            cpu_s=receipt.cpu_s,
+            output_bytes=receipt.output_bytes,
+        )
 
     def _add(self, run: Run) -> Run:
         self._runs[run.sandbox_id, run.id] = run

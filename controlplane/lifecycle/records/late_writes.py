@@ -41,6 +41,11 @@ class LateWrites:
         else:
             self._late.pop(record_id, None)
 
+    @property
+    def count(self) -> int:
+        """How many records the store does not have as they are."""
+        return len(self._late)
+
     def is_late(self, record_id: str) -> bool:
         """Return whether the last change of a record is not yet in the store."""
         return record_id in self._late

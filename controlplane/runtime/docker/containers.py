@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Any
 
 import aiodocker
@@ -22,10 +22,11 @@ from controlplane.runtime.docker.disk import Meter
 from controlplane.runtime.docker.engine import ANSWER, ANSWER_TIMEOUT_S, NOT_FOUND, SOON, our_errors, request
 from controlplane.runtime.docker.hardening import ExecdVolume
 from controlplane.runtime.docker.info import Asker
+from controlplane.runtime.docker.load import load_of
 from controlplane.runtime.docker.network import Bridge
 from controlplane.runtime.docker.seccomp import Profiles
 from controlplane.runtime.docker.volumes import DockerVolumes, Promise, check
-from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, DiskUsage
+from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, DiskUsage, Load
 from controlplane.runtime.events import RuntimeEvent
 from controlplane.sandbox import Limits, Network
 
@@ -299,6 +300,10 @@ class DockerContainers:
         """Return when the removals of abandoned containers are over."""
         if self._undoing:
             await asyncio.wait(self._undoing)
+
+    async def load(self, container_ids: Collection[str]) -> dict[str, Load]:
+        """Return what containers use now. See `Containers.load`."""
+        return await asyncio.to_thread(load_of, container_ids)
 
     # -- parts
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 
 from controlplane.errors import ImageInUse, ImageMissing, ImageUnfinished, RuntimeFailure, StartFailed, VolumeRefused
 from controlplane.runtime import labels
@@ -17,7 +17,7 @@ from controlplane.runtime.abilities import Ability
 from controlplane.runtime.docker.disk import room_at
 from controlplane.runtime.docker.disk_walk import measure
 from controlplane.runtime.docker.volumes import engine_name
-from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, DiskRoom, DiskUsage, EngineInfo
+from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, DiskRoom, DiskUsage, EngineInfo, Load
 from controlplane.runtime.events import RuntimeEvent
 from controlplane.sandbox import Credentials, Limits
 from tests.support.fakes.engine import FakeContainer, FakeEngine, FakeVolume
@@ -114,6 +114,12 @@ class FakeContainers:
             )
             for container in listed
         )
+
+    async def load(self, container_ids: Collection[str]) -> dict[str, Load]:
+        """Tell what they use. See `Containers.load`."""
+        containers = self._driver.engine.containers
+        loads = {one: containers[one].load for one in container_ids if one in containers}
+        return {one: load for one, load in loads.items() if load is not None}
 
 
 class FakeImages:

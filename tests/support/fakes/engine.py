@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from controlplane.errors import RuntimeFailure
 from controlplane.runtime import labels
 from controlplane.runtime.abilities import LIMITS, Abilities, Ability
-from controlplane.runtime.driver import Container, ContainerSpec, ContainerState
+from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, Load
 from controlplane.runtime.events import EventKind, RuntimeEvent
 from controlplane.sandbox import Credentials, Network, VolumeKind
 
@@ -63,6 +63,13 @@ class FakeContainer:
             state=ContainerState.CREATED,
             labels=labels.labels_of(spec, instance),
         )
+
+    @property
+    def load(self) -> Load | None:
+        """What its process 1 uses; one that runs nothing uses little. None: it does not run."""
+        if self.told.state not in (ContainerState.RUNNING, ContainerState.PAUSED):
+            return None
+        return Load(0.0, 1 << 20) if self.process is None else _load(self.process.pid)
 
     def kill(self) -> None:
         """End all its processes, also those that left execd."""
@@ -185,6 +192,15 @@ class FakeEngine:
         """Remove everything. Every test calls this in the end."""
         for container_id in list(self.containers):
             await self.remove(container_id)
+
+
+def _load(pid: int) -> Load | None:
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return Load(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _pids() -> list[int]:

@@ -27,6 +27,7 @@ from controlplane.listener.serve import ListenerSettings, make_server
 from controlplane.runtime.driver import ContainerSpec, ContainerState
 from controlplane.sandbox import CreateRequest, Limits, Network, Sandbox, SandboxSpec, State
 from controlplane.settings.sections import SandboxSettings
+from controlplane.telemetry.metrics import Metrics
 from execd.dispatch import Handler
 from execd.wire.messages import Request
 from tests.support.agent.execd_link import control_plane_of
@@ -108,8 +109,15 @@ class Edge:
     """A running server, and clients for it."""
 
     def __init__(
-        self, address: str, sandboxes: Sandboxes, creation: InstantCreation, parts: Parts, credentials: Credentials
+        self,
+        address: str,
+        sandboxes: Sandboxes,
+        creation: InstantCreation,
+        parts: Parts,
+        credentials: Credentials,
+        metrics: Metrics,
     ) -> None:
+        self.metrics = metrics
         self.address = address  # host:port
         self.url = f"http://{address}"
         self.sandboxes = sandboxes
@@ -149,7 +157,7 @@ async def serving(
     async with parts() as made:
         creation = InstantCreation(made)
         sandboxes = Sandboxes(made.registry, Capacity(SandboxSettings(), list), creation, made.uses, made.endings)
-        credentials = Credentials(b"secret")
+        credentials, metrics = Credentials(b"secret"), Metrics()
         if link is not None:
             await sandboxes.create(CreateRequest(image="sandlot/python", entrypoint=("sleep", "inf"), timeout_s=600))
             creation.requests.clear()
@@ -163,6 +171,7 @@ async def serving(
             credentials=credentials,
             access=access or fixed_access({"key-1": API_KEY}),
             settings=settings or ApiSettings(),
+            metrics=metrics,
             metrics_registry=prometheus_client.CollectorRegistry(),
             is_ready=is_ready,
             why_not_ready=why_not_ready,
@@ -172,7 +181,7 @@ async def serving(
         # Not `serve()`: that looks for its end once in 100 ms only, which is most of the time of a small test.
         await server.startup(sockets=[listener])
         try:
-            yield Edge("{}:{}".format(*listener.getsockname()), sandboxes, creation, made, credentials)
+            yield Edge("{}:{}".format(*listener.getsockname()), sandboxes, creation, made, credentials, metrics)
         finally:
             await server.shutdown(sockets=[listener])
 

@@ -54,15 +54,16 @@ class Client:
             try:
                 await operation()
             except Gave as gave:
-                self._note(name, gave)
+                self._note(name, gave, facts)
                 if gave.kind is Kind.LOST:
                     return
             else:
                 self._ledger.count(name, Kind.DONE)
 
-    def _note(self, name: str, gave: Gave) -> None:
+    def _note(self, name: str, gave: Gave, facts: Facts | None) -> None:
         self._ledger.count(name, gave.kind, str(gave))
-        if gave.kind is not Kind.REFUSED and self._is_calm():
+        has_expired = facts is not None and facts.due is not None and facts.due <= time.time()  # under the operation
+        if gave.kind is not Kind.REFUSED and self._is_calm() and not has_expired:
             self._ledger.violations.append(f"{name} failed although nothing was wrong: {gave}")
 
     def _choose(self, rng: random.Random) -> Facts | None:

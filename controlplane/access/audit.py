@@ -52,6 +52,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, renam
     at: datetime
     key_id: str = ""  # "" for a sandbox's token, a signed address and a stranger
     key_name: str = ""  # or "token", "ticket", "signature"
+    via: str = ""  # "console" for a person who has signed in there
     client: str = ""  # address and port
     request_id: str = ""
     operation: str = ""  # as in docs/keys.md; "" if the request reached none

@@ -1,4 +1,4 @@
-"""The open requests, streams and WebSockets of every key, which end with the key."""
+"""The open requests, streams and WebSockets of every key and sign-in, which end with it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from controlplane.access.scopes import Caller
 
 
 class KeyEnded(Exception):
-    """The key of a connection was withdrawn, changed or has expired while the connection was open."""
+    """The key or the sign-in of a connection ended, or the key was changed, while the connection was open."""
 
 
 class KeyConnections:
-    """The open connections of all keys."""
+    """The open connections of all keys and sign-ins."""
 
     def __init__(self) -> None:
-        self._open: dict[str, set[asyncio.Timeout]] = {}  # by id of the key
+        self._open: dict[
+            str, dict[asyncio.Timeout, asyncio.Task[object] | None]
+        ] = {}  # by id of the key, and of the sign-in
 
     @contextlib.asynccontextmanager
     async def held(self, caller: Caller, now: float) -> AsyncIterator[None]:
@@ -27,24 +29,34 @@ class KeyConnections:
             KeyEnded: the key has ended, and the block was cancelled.
         """
         delay_s = None if caller.expires_at is None else max(0.0, caller.expires_at - now)
-        mine = self._open.setdefault(caller.key_id, set())
+        holders = (caller.key_id, caller.sign_in) if caller.sign_in else (caller.key_id,)
         timeout = asyncio.timeout(delay_s)
         try:
             async with timeout:
-                mine.add(timeout)
+                for holder in holders:
+                    self._open.setdefault(holder, {})[timeout] = asyncio.current_task()
                 yield
         except TimeoutError:
             if not timeout.expired():
                 raise
             raise KeyEnded from None
         finally:
-            mine.discard(timeout)
-            if not mine and self._open.get(caller.key_id) is mine:
-                del self._open[caller.key_id]
+            for holder in holders:
+                if mine := self._open.get(holder):
+                    mine.pop(timeout, None)
+                    if not mine:
+                        del self._open[holder]
 
-    def end(self, key_id: str) -> None:
-        """End all connections of a key, as soon as the event loop comes to them."""
+    def end(self, holder: str) -> None:
+        """End all connections of the key or the sign-in with that id, as soon as the event loop comes to them."""
         now = asyncio.get_running_loop().time()
-        for timeout in self._open.get(key_id, ()):
+        for timeout in self._open.get(holder, ()):
             if not timeout.expired():
+                timeout.reschedule(now)
+
+    def end_others(self, holder: str) -> None:
+        """End all these connections but the one that the running task serves: its answer is still to be sent."""
+        now, me = asyncio.get_running_loop().time(), asyncio.current_task()
+        for timeout, task in self._open.get(holder, {}).items():
+            if task is not me and not timeout.expired():
                 timeout.reschedule(now)

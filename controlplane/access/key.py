@@ -1,4 +1,4 @@
-"""The nouns: the record of an API key in the store, and its quotas."""
+"""The nouns: the records of an API key and of a sign-in in the store, and the quotas of a key."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     last_used_at: datetime | None = None  # at most a minute old while the key is used
     is_configured: bool = False  # from the settings or the first start: not in the store, and fixed for the API
+
+
+class SignIn(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed-in browser. Its cookie is not here: `id` is the cookie's SHA-256 hash, in hex."""
+
+    id: str
+    key_id: str
+    key_digest: str  # a configured key keeps its id when its text changes, and its sign-ins end
+    expires_at: float  # Unix time, s

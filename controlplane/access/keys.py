@@ -111,6 +111,21 @@ class Keys:
         self._note_use(caller.key_id)
         return caller
 
+    def find_text(self, text: str) -> Key | None:
+        """Return the key whose text this is, with its use noted; None as in `caller`."""
+        caller = self.caller(text)
+        return self._keys[caller.key_id] if caller is not None else None
+
+    def is_valid(self, key_id: str, digest: str) -> bool:
+        """Return whether there is a key with that id and that hash, and it has not expired."""
+        key = self._keys.get(key_id)
+        return key is not None and key.digest == digest and (key.expires_at is None or key.expires_at > self._now())
+
+    def use(self, key_id: str) -> Caller:
+        """Return the caller that a valid key stands for, with its use noted."""
+        self._note_use(key_id)
+        return self._callers[self._keys[key_id].digest]
+
     def is_key(self, text: str) -> bool:
         """Return whether a text is a key, be it expired."""
         return len(text) <= MAX_KEY_CHARS and hash_key(text) in self._callers

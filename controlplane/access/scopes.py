@@ -53,6 +53,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     sandboxes: frozenset[str] = frozenset()  # ids from the scopes sandbox:ID
     quotas: Quotas = Quotas()
     expires_at: float | None = None  # Unix time, s
+    sign_in: str = ""  # id of the sign-in of a browser; "" for a caller who sent the key itself
+
+    @property
+    def actor(self) -> str:
+        """The caller's name for people: of the key, behind `console` for a person at the console."""
+        return f"console {self.name}" if self.sign_in else self.name
 
     @property
     def is_admin(self) -> bool:
@@ -101,6 +107,7 @@ def caller_for_sandbox(sandbox_id: str, name: str, issuer: Caller | None = None)
         name=name,
         sandboxes=frozenset({sandbox_id}),
         expires_at=issuer.expires_at if issuer is not None else None,
+        sign_in=issuer.sign_in if issuer is not None else "",
     )
 
 

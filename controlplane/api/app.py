@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Lifespan
 
 from controlplane.access.control import AccessControl
+from controlplane.api.console.pages import FrontDoor, page_route
+from controlplane.api.console.sign_in import SignInDesk
 from controlplane.api.edge.access_log import AccessLog
 from controlplane.api.edge.addresses import PortAddresses
 from controlplane.api.edge.audit import AuditLog
@@ -43,6 +46,7 @@ from controlplane.api.ports.sandbox_tokens import SandboxTokens
 from controlplane.api.routes import OPERATIONS, Routes, mount
 from controlplane.api.runs.runs import Runs
 from controlplane.api.stream.socket import Streams
+from controlplane.console.files import DIST, PageFiles
 from controlplane.errors import SandlotError
 from controlplane.sandbox import Limits
 from controlplane.telemetry.metrics import Metrics
@@ -66,6 +70,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()  # of a sandbox that asks for none
     run_timeout_s: float | None = None  # of a command or run that names none
     open_metrics: bool = False  # Prometheus' /metrics needs no key
+    console_is_off: str = ""  # why the console is not served; "": it is
+    console_dist: Path = DIST  # the console's built pages
 
 
 def make_app(
@@ -108,10 +114,13 @@ def make_app(
         *(lifecycle, Execution(runs, guard), Snapshots(snapshots), Diagnostics(registry, relay)),
         *(Egress(sandboxes), Streams(relay, runs, audit), tickets, ports),
         *(audit, KeyAdministration(access.keys, sandboxes), Health(metrics_registry, is_ready, why_not_ready)),
+        *(SignInDesk(access, why_off=settings.console_is_off), FrontDoor(has_console=not settings.console_is_off)),
     )
+    # Before the routes: what lies below `/console` is a page, and the operations of that name are below `/v1` alone.
+    pages = [] if settings.console_is_off else [page_route(PageFiles(settings.console_dist))]
     routes = Routes(endpoints, guard, sandboxes.in_use).make(OPERATIONS)
     app = Starlette(
-        routes=[mount("/v1", routes), *routes],
+        routes=[mount("/v1", routes), *pages, *routes],
         middleware=[
             Middleware(AccessLog, audit=audit, metrics=metrics),
             Middleware(PortAddresses, domain=settings.port_domain),
@@ -120,6 +129,7 @@ def make_app(
                 *(Authentication, credentials, access, tickets),
                 operations=OPERATIONS,
                 open_metrics=settings.open_metrics,
+                console=not settings.console_is_off,
             ),
             Middleware(Pages, domain=settings.port_domain, isolate=settings.isolate_pages),
         ],

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controlplane.api.console.operations import CONSOLE
 from controlplane.api.edge.guard import Guard, Guarded
 from controlplane.api.edge.operation import ANY_METHOD, ON_STREAM, WEBSOCKET, Operation, Refusal, endpoint_path
 from controlplane.api.edge.problems import flat
@@ -25,7 +26,7 @@ from controlplane.api.ports.operations import PORTS, PORTS_BY_AGENT
 from controlplane.api.stream.operations import STREAM
 
 # A path finds the first of these that it matches, so the two contracts at endpoints come before the ports.
-OPERATIONS: tuple[Operation, ...] = (*PORTS_BY_AGENT, *EXECD, *EGRESS, *PORTS, *LIFECYCLE, *STREAM)
+OPERATIONS: tuple[Operation, ...] = (*PORTS_BY_AGENT, *EXECD, *EGRESS, *PORTS, *LIFECYCLE, *STREAM, *CONSOLE)
 
 InUse = Callable[[str], AbstractContextManager[None]]
 

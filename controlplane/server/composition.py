@@ -18,6 +18,7 @@ from controlplane.access.connections import KeyConnections
 from controlplane.access.control import AccessControl
 from controlplane.access.credentials import Credentials
 from controlplane.access.keys import Keys
+from controlplane.access.sign_ins import Links, SignIns
 from controlplane.errors import LinkLost
 from controlplane.lifecycle.creation import Creation, claimed
 from controlplane.lifecycle.deadlines import Deadlines, reap
@@ -224,8 +225,11 @@ def _access(settings: Settings, store: Store) -> tuple[AccessControl, str]:
         key, is_new = credentials.first_key(state_dir)
         configured, made_key = {credentials.KEY_FILE: key}, key if is_new else ""
     connections, audit = KeyConnections(), settings.audit
+    keys = Keys(configured, store, on_narrowed=connections.end)
     access = AccessControl(
-        keys=Keys(configured, store, on_narrowed=connections.end),
+        keys=keys,
+        sign_ins=SignIns(keys, store, hours=settings.console.sign_in_hours, on_ended=connections.end_others),
+        links=Links(keys),
         connections=connections,
         attempts=Attempts(settings.server.max_failed_attempts),
         audit=Audit(state_dir, audit.level, max_bytes=audit.max_file_size * 1024, max_files=audit.max_files),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import resource
 import signal
 import socket
@@ -17,7 +18,10 @@ import msgspec
 import structlog
 
 from controlplane import logs
+from controlplane.access.sign_ins import Links
 from controlplane.api.app import ApiSettings, make_app
+from controlplane.api.console.sign_in import link_url
+from controlplane.api.edge.auth import PAGES
 from controlplane.attack.report import Gate
 from controlplane.errors import ConfigError, SandlotError
 from controlplane.images import publish
@@ -44,6 +48,9 @@ log = structlog.get_logger()
 # At the server's stop, a streaming client has this time to finish.
 SHUTDOWN_GRACE_S = 3
 
+# The console's link that a start prints: a first start takes minutes, and the reader may be away.
+FIRST_LINK_S = 3600.0
+
 # At a first start, the pool has the CPU to itself for this time, before the build of the other images.
 FIRST_FILL_S = 60
 
@@ -55,6 +62,8 @@ class Server(Discreet, msgspec.Struct, frozen=True):
     made_key: str  # the API key if this start created it; shown this once
     pool: Pool
     sandboxes: Sandboxes
+    links: Links
+    first_key_id: str  # of the first administrators' key: with it, the console's first link signs in
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +105,14 @@ async def control_plane(
         await stack.enter_async_context(serving(app, listener, _listener_settings(settings), grace_s=SHUTDOWN_GRACE_S))
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        yield Server(address=address, made_key=plane.made_key, pool=plane.pool, sandboxes=plane.sandboxes)
+        yield Server(
+            address=address,
+            made_key=plane.made_key,
+            pool=plane.pool,
+            sandboxes=plane.sandboxes,
+            links=plane.access.links,
+            first_key_id=plane.access.keys.list()[0].id,
+        )
 
 
 def _why_not_ready(settings: Settings, pool: Pool) -> Callable[[], str]:
@@ -165,6 +181,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
             announce(f"API key, created for this installation: {server.made_key}")
         if not settings.server.api_keys:
             announce(f"API key: kept in {settings.paths.state_dir}/api-key, printed by `sandlot key`")
+        announce(_console_line(settings, server, show_link=show_key))
         await volume
         if builds is not None:
             background = await stack.enter_async_context(Background())
@@ -179,6 +196,18 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
         running = server.sandboxes.statistics().by_state[State.RUNNING]
         rest = f"; {running} sandbox(es) continue; start the server again to manage them" if running else ""
         tell("server.stopping", f"stopping{rest}", running=running)
+
+
+def _console_line(settings: Settings, server: Server, *, show_link: bool) -> str:
+    """Return the line that leads a person to the console, with a link that signs in if a person reads the line."""
+    if why_off := _why_no_console(settings):
+        return f"Console: off; {why_off}"
+    # Names below localhost are the sandboxes' ports, so the console is best opened by that name itself.
+    local = re.sub(r"//(?:127\.[\d.]+|0\.0\.0\.0|\[::1?\])(?=:\d+$)", "//localhost", server.address)
+    if not show_link:
+        return f"Console: {local}{PAGES}/; `sandlot console` prints a link that signs in"
+    code, _ = server.links.make(server.first_key_id, FIRST_LINK_S)
+    return f"Console: {link_url(local, code)} (signs in once, within {FIRST_LINK_S / 60:.0f} minutes)"
 
 
 async def _tell_readiness(pool: Pool, tell: Callable[..., None], began: float) -> None:
@@ -261,8 +290,17 @@ def _api_settings(settings: Settings) -> ApiSettings:
         allowed_origins=settings.server.allowed_origins,
         isolate_pages=settings.server.isolate_pages,
         open_metrics=settings.server.open_metrics,
+        console_is_off=_why_no_console(settings),
         run_timeout_s=settings.sandbox.timeout_seconds or None,
     )
+
+
+def _why_no_console(settings: Settings) -> str:
+    if not settings.console.enabled:
+        return "[console] enabled = false"
+    if not settings.server.isolate_pages:
+        return "[server] isolate_pages = false, so pages of sandboxes would have the rights of who signs in"
+    return ""
 
 
 def _listener_settings(settings: Settings) -> ListenerSettings:

@@ -438,6 +438,16 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_files: Annotated[int, _help("Files of the audit log to keep.", ge=1, le=1000)] = 5
 
 
+class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `[console]`."""
+
+    enabled: Annotated[bool, _help("Serve the console's pages below /console/, and let browsers sign in.")] = True
+    sign_in_hours: Annotated[
+        int,
+        _help("Time after which a person who has signed in at the console must sign in again, in h.", ge=1, le=8760),
+    ] = 12
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -450,6 +460,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     security: SecuritySettings = SecuritySettings()
     logs: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
+    console: ConsoleSettings = ConsoleSettings()
     aliases: dict[str, str] = {}
 
     @property

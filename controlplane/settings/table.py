@@ -12,6 +12,7 @@ from msgspec import Meta
 from controlplane.settings.sections import (
     ApiKey,
     AuditSettings,
+    ConsoleSettings,
     EngineSettings,
     LogSettings,
     Origin,
@@ -22,6 +23,8 @@ from controlplane.settings.sections import (
     ServerSettings,
     StorageSettings,
 )
+
+_NAMED = {"audit", "console"}  # sections that their flags name: `--level` belongs to [logs]
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -42,7 +45,7 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def flag(self) -> str:
         """The command line flag of this setting."""
-        name = f"audit_{self.key}" if self.section == "audit" else self.key  # `--level` belongs to [logs]
+        name = f"{self.section}_{self.key}" if self.section in _NAMED else self.key
         return f"--{name.replace('_', '-')}"
 
 
@@ -56,6 +59,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "security": SecuritySettings,
     "logs": LogSettings,
     "audit": AuditSettings,
+    "console": ConsoleSettings,
 }
 
 

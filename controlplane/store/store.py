@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from controlplane.access.key import Key
+from controlplane.access.key import Key, SignIn
 from controlplane.errors import ConfigError, StoreError, StoreFull
 from controlplane.sandbox import Network, Sandbox, Snapshot
 from controlplane.store.reserve import Reserve
@@ -41,6 +41,7 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     "CREATE TABLE snapshots (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;",
     "CREATE TABLE keys (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;",
     "",  # the network of a record is a word, which earlier releases cannot read
+    "CREATE TABLE sign_ins (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;",
 )
 SCHEMA_VERSION = len(_SCHEMA)
 
@@ -59,7 +60,7 @@ _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
 class Store:
-    """The store of sandboxes, snapshots and keys. One process at a time may open it."""
+    """The store of sandboxes, snapshots, keys and sign-ins. One process at a time may open it."""
 
     def __init__(self, state_dir: Path) -> None:
         """Open the store, or create it.
@@ -167,6 +168,18 @@ class Store:
     def api_keys(self) -> list[Key]:
         """Return all API keys. Raises StoreError, also for a record that cannot be read."""
         return self._read("key", Key, self._execute("SELECT id, record FROM keys"))
+
+    def put_sign_in(self, sign_in: SignIn) -> None:
+        """Keep a sign-in. Raises StoreError."""
+        self._write("INSERT OR REPLACE INTO sign_ins VALUES (?, ?)", sign_in.id, self._encode(sign_in).decode())
+
+    def delete_sign_in(self, sign_in_id: str) -> None:
+        """Forget a sign-in. Idempotent. Raises StoreError."""
+        self._write("DELETE FROM sign_ins WHERE id = ?", sign_in_id, has_happened=True)
+
+    def sign_ins(self) -> list[SignIn]:
+        """Return all sign-ins. Raises StoreError, also for a record that cannot be read."""
+        return self._read("sign-in", SignIn, self._execute("SELECT id, record FROM sign_ins"))
 
     def instance(self) -> str:
         """Return the id of this installation, with which the server labels its containers. Raises StoreError."""

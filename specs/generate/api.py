@@ -73,6 +73,7 @@ SUCCESS_TEXT = {
     202: "The operation was accepted.",
     204: "The operation succeeded. The answer has no body.",
     206: "The requested part of the file.",
+    303: "To a browser: the page is at `Location`.",
 }
 
 

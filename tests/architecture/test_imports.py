@@ -97,10 +97,13 @@ ARROWS: dict[str, set[str]] = {
     },
     # The listener knows ASGI and nothing of what it serves.
     "controlplane.listener": {"httptools", "msgspec", "structlog", "uvicorn", "websockets"},
+    # The console's pages as files; `controlplane.api.console` serves them.
+    "controlplane.console": {"msgspec"},
     # The edge over HTTP: app → contracts → runs → edge.
     "controlplane.api": {
-        *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
-        *("controlplane.sandbox", "controlplane.telemetry.metrics", "msgspec", "prometheus_client", "starlette"),
+        *("controlplane.access", "controlplane.console", "controlplane.errors", "controlplane.lifecycle"),
+        *("controlplane.link", "controlplane.sandbox", "controlplane.telemetry.metrics", "msgspec"),
+        *("prometheus_client", "starlette"),
     },
     "controlplane.api.edge": {
         *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
@@ -131,6 +134,10 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.api.execd", "controlplane.api.runs"),
         *("controlplane.errors", "controlplane.link", "controlplane.listener.extensions", "controlplane.sandbox"),
         *("controlplane.turns", "execd.wire", "msgspec", "starlette", "structlog"),
+    },
+    "controlplane.api.console": {
+        *("controlplane.access", "controlplane.api.edge", "controlplane.console", "controlplane.errors"),
+        *("msgspec", "starlette"),
     },
     "controlplane.api.egress": {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.lifecycle", "controlplane.sandbox"),

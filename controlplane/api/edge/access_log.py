@@ -17,12 +17,14 @@ from controlplane.api.edge.guard import find_caller
 from controlplane.api.edge.notes import open_notes
 from controlplane.api.edge.operation import WEBSOCKET, operation_of
 from controlplane.api.edge.problems import unexpected
+from controlplane.api.edge.responses import OF_SERVICE
 from controlplane.listener.extensions import REQUEST_ID
 from controlplane.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
 REQUEST_ID_HEADER = b"x-request-id"
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # on all that is ours; a service speaks for itself
 _BEGINNINGS = frozenset(("http.response.start", "websocket.http.response.start", "websocket.accept"))
 _SANDBOX = re.compile(r"(?:/v1)?/sandboxes/([^/]{1,64})")
 # A signed address opens a port, and a mistyped one may still. So the log leaves out what follows `/signed/`.
@@ -54,6 +56,7 @@ class AccessLog:
         scope.setdefault("extensions", {})[REQUEST_ID] = request_id
         notes = open_notes(scope)
         notes["request_id"] = request_id
+        named = (REQUEST_ID_HEADER, request_id.encode())
         began = time.perf_counter()
         self._open.add(scope["type"])
         status = 0
@@ -63,7 +66,8 @@ class AccessLog:
             if message["type"] in _BEGINNINGS:
                 status = message.get("status", 101)
                 self._audit.note(scope, operation_of(scope), status, began)
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, request_id.encode())]
+                added = (named,) if OF_SERVICE in message else (named, NO_SNIFFING)
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         try:

@@ -23,6 +23,7 @@ DEFAULT_PAGE = 100
 # Statuses that say that a caller may not: these are kept whatever was asked.
 _DENIED = frozenset({401, 403, 429})
 VISIT_S = 60.0  # requests to a port by the same caller in this time are one visit
+CONSOLE = "console"  # by which way a person came who has signed in
 MAX_VISITS = 10_000  # remembered; the oldest is forgotten for a new one
 
 
@@ -73,6 +74,7 @@ class AuditLog:
             at=self._audit.now(),
             key_id=caller.key_id if caller is not None else "",
             key_name=caller.name if caller is not None else "",
+            via=CONSOLE if caller is not None and caller.sign_in else "",
             client=f"{client[0]}:{client[1]}" if client else "",
             request_id=notes.get("request_id", ""),
             operation=operation.name if operation is not None else "",

@@ -1,4 +1,4 @@
-"""The caller of a request: an API key, or at a sandbox's endpoint its token, a ticket or a signature.
+"""The caller of a request: an API key, at a sandbox's endpoint its token, a ticket or a signature, or a sign-in.
 
 `guard.py`, behind this, decides what the caller may do.
 """
@@ -16,13 +16,15 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controlplane.access.attempts import Attempts
 from controlplane.access.connections import KeyEnded
 from controlplane.access.control import AccessControl
 from controlplane.access.scopes import Caller, Needs, caller_for_sandbox
 from controlplane.api.edge.addresses import Address, address_of
 from controlplane.api.edge.guard import set_caller
 from controlplane.api.edge.notes import note
-from controlplane.api.edge.operation import SANDBOX_PATH, Operation
+from controlplane.api.edge.operation import SANDBOX_PATH, WEBSOCKET, Operation
+from controlplane.api.edge.origins import ConsoleCookies
 from controlplane.api.edge.problems import flat
 from controlplane.api.edge.tickets import Tickets
 
@@ -36,6 +38,7 @@ TOKEN_HEADERS = frozenset(
 )
 
 MAX_SECRETS = 8  # of one request that are looked at: each costs a hash and a signature
+PAGES = "/console"  # the console's pages, which need no key; its operations are below `/v1`
 POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, 7.4.1)
 
 _SANDBOX_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)(/.*)", re.DOTALL)
@@ -69,9 +72,19 @@ class Authentication:
         *,
         operations: Sequence[Operation],
         open_metrics: bool,
+        console: bool,
     ) -> None:
         open_needs = {Needs.NOTHING, Needs.WATCH} if open_metrics else {Needs.NOTHING}
         self._open = {each.path for each in operations if each.needs in open_needs}
+        # Methods at these paths that need a key.
+        self._keyed = {
+            (method, each.full_path)
+            for each in operations
+            if each.full_path in self._open and each.needs not in open_needs
+            for method in (*each.method.split(), *(["HEAD"] if "GET" in each.method else ()))
+        }
+        self._has_pages = console
+        self._cookies = ConsoleCookies(access.sign_ins, is_on=console)
         # What a token, or on a WebSocket a ticket, opens beside the endpoints: paths after the one of the sandbox.
         self._token_paths = {each.path.removeprefix(SANDBOX_PATH) for each in operations if each.takes_token}
         self._app = app
@@ -81,15 +94,17 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "lifespan" or self._is_open(scope["path"]):
+        if scope["type"] == "lifespan" or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         secrets = list(itertools.islice(_secrets(scope["headers"]), MAX_SECRETS))
         caller = self._at_endpoint(scope, secrets) or self._with_key(secrets)
+        if caller is None and not secrets:
+            caller = self._cookies.caller(scope)
         if caller is None:
             await self._refusal(scope, has_secrets=bool(secrets))(scope, receive, send)
             return
-        note(scope, key=caller.name)
+        note(scope, key=caller.actor)
         set_caller(scope, caller)
         if caller.key_id:
             await self._serve_key(caller, scope, receive, send)
@@ -97,12 +112,14 @@ class Authentication:
             await self._app(scope, receive, send)
 
     async def _serve_key(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection for as long as its key is valid."""
+        """Serve a connection for as long as its key is valid, or its sign-in."""
         has_begun = False
 
         async def send_on(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
+            if caller.sign_in and message["type"] == "http.response.start":
+                message["headers"] = _uncached(message.get("headers", ()))
             await send(message)
 
         try:
@@ -110,13 +127,19 @@ class Authentication:
                 await self._app(scope, receive, send_on)
         except KeyEnded:
             if not has_begun:
-                await flat(401, "INVALID_API_KEY", "the API key has ended")(scope, receive, send)
+                await flat(401, "INVALID_API_KEY", f"{_what_ended(caller)} has ended")(scope, receive, send)
             elif scope["type"] == "websocket":
-                await _close(send)
+                await _close(send, f"{_what_ended(caller)} has ended")
             # An answer that has begun is left incomplete: the server drops the connection.
 
-    def _is_open(self, path: str) -> bool:
-        return path.removeprefix("/v1") in self._open
+    def _is_open(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        if (place := path.removeprefix("/v1")) in self._open:
+            return (scope.get("method", WEBSOCKET), place) not in self._keyed or self._is_page(path)
+        return self._is_page(path)
+
+    def _is_page(self, path: str) -> bool:
+        return self._has_pages and path.startswith(PAGES) and path[len(PAGES) :][:1] in ("", "/")
 
     def _with_key(self, secrets: list[str]) -> Caller | None:
         return next(filter(None, map(self._access.keys.caller, secrets)), None)
@@ -143,15 +166,24 @@ class Authentication:
         return caller_for_sandbox(sandbox_id, "token") if is_token else None
 
     def _refusal(self, scope: Scope, *, has_secrets: bool) -> Response:
-        client = scope.get("client")
-        if retry_after_s := self._access.attempts.failed(client[0] if client else ""):
-            message = "too many requests of this address had no API key or a wrong one; a right one is always served"
-            return flat(429, "TOO_MANY_FAILED_ATTEMPTS", message, {"Retry-After": str(retry_after_s)})
+        if (refusal := failed_attempt(self._access.attempts, scope)) is not None:
+            return refusal
+        if not has_secrets and (why := self._cookies.why_not(scope)) is not None:
+            return flat(*why)
         if (address := address_of(scope)).signature:
             return flat(401, "INVALID_API_KEY", f"this address {_why_not(address)}")
         if has_secrets:
             return flat(401, "INVALID_API_KEY", "the API key or token is wrong")
         return flat(401, "MISSING_API_KEY", _what_is_needed(scope["path"]))
+
+
+def failed_attempt(attempts: Attempts, scope: Scope) -> Response | None:
+    """Count a failed attempt of the client. Return the answer after too many of them."""
+    client = scope.get("client")
+    if not (retry_after_s := attempts.failed(client[0] if client else "")):
+        return None
+    message = "too many requests of this address had no API key or a wrong one; a right one is always served"
+    return flat(429, "TOO_MANY_FAILED_ATTEMPTS", message, {"Retry-After": str(retry_after_s)})
 
 
 def carries_secret(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -181,7 +213,19 @@ def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[str]:
             yield value[7:].strip().decode("latin-1")
 
 
-async def _close(send: Send) -> None:
-    """Close a WebSocket whose key has ended, if it is still open."""
+def _what_ended(caller: Caller) -> str:
+    return "the API key or the sign-in" if caller.sign_in else "the API key"
+
+
+def _uncached(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Keep an answer out of caches, where it would outlive the sign-in."""
+    headers = list(headers)
+    if not any(name.lower() == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))
+    return headers
+
+
+async def _close(send: Send, reason: str) -> None:
+    """Close a WebSocket whose key or sign-in has ended, if it is still open."""
     with contextlib.suppress(RuntimeError, OSError):
-        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the API key has ended"})
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason})

@@ -16,13 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.edge.addresses import Address, address_of, port_of, signed_label
 from controlplane.api.edge.auth import carries_secret
+from controlplane.api.edge.origins import CONSOLE_HEADER
 
 MAX_AGE_S = 600  # a browser remembers the answer to a preflight for so long
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 # All may be read; the names are for browsers that do not know the star.
 EXPOSED = b"*, X-Request-ID, EXECD-COMMANDS-TAIL-CURSOR, Location, Content-Disposition, Content-Range, Retry-After"
+# Not among them: `allow-same-origin`; `allow-modals`, whose dialogs would speak in the name of this server; and
+# `allow-popups-to-escape-sandbox`, so that no page that it opens has more than it has.
 SANDBOXED = (
-    b"sandbox allow-downloads allow-forms allow-modals allow-popups allow-popups-to-escape-sandbox allow-scripts"
+    (b"content-security-policy", b"sandbox allow-downloads allow-forms allow-popups allow-scripts"),
+    (b"x-content-type-options", b"nosniff"),
 )
 
 _ALLOW_ORIGIN = b"access-control-allow-origin"
@@ -34,8 +38,9 @@ _RESOLVES_LOCALHOST = re.compile(r"(?:Chrome|Chromium|Firefox)/")
 class Cors:
     """ASGI middleware: answers the preflights of browsers, and tells them which pages may read an answer.
 
-    No cookie opens anything here, so credentials are never allowed; what a page reads, it reads with a key of its own.
-    Where a service behind a port speaks about origins itself, its word counts.
+    Credentials are never allowed, nor the header without which the console's cookie opens nothing (`origins.py`): what
+    a page of another origin reads, it reads with a key of its own. Where a service behind a port speaks about origins
+    itself, its word counts.
     """
 
     def __init__(self, app: ASGIApp, *, origins: Sequence[str], isolate_pages: bool) -> None:
@@ -116,7 +121,7 @@ class Pages:
 
         async def send_isolated(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", SANDBOXED)]
+                message["headers"] = [*message.get("headers", ()), *SANDBOXED]
             await send(message)
 
         await self._app(scope, receive, send_isolated)
@@ -155,11 +160,17 @@ def _permission(origin: str, headers: Headers) -> Response:
     answer = {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Methods": METHODS,
-        "Access-Control-Allow-Headers": headers.get("access-control-request-headers", "*"),
+        "Access-Control-Allow-Headers": _allowed_headers(headers),
         "Access-Control-Max-Age": str(MAX_AGE_S),
         "Vary": "Origin, Access-Control-Request-Headers",
     }
     return Response(status_code=204, headers=answer)
+
+
+def _allowed_headers(headers: Headers) -> str:
+    """Return what a page asks for, without the header of the console; never a star, which would include that."""
+    asked = headers.get("access-control-request-headers", "").split(",")
+    return ",".join(name for name in asked if name.strip().lower() != CONSOLE_HEADER.lower()) or "Accept"
 
 
 def _varying(send: Send) -> Send:

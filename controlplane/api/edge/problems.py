@@ -101,6 +101,7 @@ BY_CLASS: dict[type[SandlotError], Problem] = {
 
 # Our own codes, where the class alone says too little.
 BY_CODE: dict[str, Problem] = {
+    "console.off": Problem(404, "CONSOLE_OFF"),
     "request.key_reused": Problem(409, "SANDBOX::INVALID_PARAMETER"),
     "sandbox.not_paused": Problem(409, "DOCKER::SANDBOX_NOT_PAUSED"),
     "sandbox.pause_failed": Problem(500, "DOCKER::SANDBOX_PAUSE_FAILED"),

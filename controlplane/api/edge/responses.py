@@ -20,6 +20,9 @@ log = structlog.get_logger()
 # Data that has arrived is joined up to this size before a write: a write costs more than a copy.
 MAX_WRITE_BYTES = 256 * 1024
 
+# In the first message of an answer: a service in a sandbox wrote its headers.
+OF_SERVICE = "sandlot.of_service"
+
 NO_PIECES: Iterable[bytes] = ()
 
 T = TypeVar("T")

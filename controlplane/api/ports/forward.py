@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from controlplane.access.keys import Keys
 from controlplane.api.edge.addresses import address_of, port_of
 from controlplane.api.edge.auth import API_KEY_HEADER, TOKEN_HEADERS
+from controlplane.api.edge.origins import without_our_cookies
 from controlplane.api.edge.parameters import port_number
 from controlplane.api.edge.problems import error_answer
 from controlplane.api.ports.headers import RawHeaders, end_to_end
@@ -87,8 +88,9 @@ class Ports:
         """Return the headers of a request as the service is to see them."""
         headers = [
             (name, value)
-            for name, value in end_to_end(scope["headers"])
+            for name, value in map(_without_our_cookies, end_to_end(scope["headers"]))
             if name not in _OURS
+            and (value or name != b"cookie")
             and not FORWARDED.fullmatch(name)  # the trusted headers are added below
             and name != b"expect"  # the server has answered that
             and not (name == b"authorization" and self._is_ours(value))
@@ -108,6 +110,10 @@ class Ports:
         """Return whether a text has a key, or the token of any sandbox: a sandbox must not see another's token."""
         secret = authorization[7:].strip().decode("latin-1") if authorization[:7].lower() == b"bearer " else ""
         return self._keys.is_key(secret) or self._tokens.holds(secret)
+
+
+def _without_our_cookies(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    return (header[0], without_our_cookies(header[1])) if header[0] == b"cookie" else header
 
 
 def _root(scope: Scope) -> str | None:

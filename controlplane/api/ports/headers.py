@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from controlplane.api.edge.addresses import address_of, port_of, target_of
+from controlplane.api.edge.origins import is_our_cookie
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -80,7 +81,7 @@ class PortView:
         kept = [
             (name, self._value(name.lower(), value.decode("latin-1")).encode("latin-1"))
             for name, value in headers
-            if name.lower() not in dropped
+            if name.lower() not in dropped and not (name.lower() == b"set-cookie" and _is_ours(value))
         ]
         if self._is_signed and not any(name.lower() == b"referrer-policy" for name, _ in kept):
             kept.append((b"Referrer-Policy", b"same-origin"))  # the host name is the credential
@@ -177,6 +178,11 @@ class PortView:
         if not prefix and path.startswith("//"):
             return f"/.{path}"  # a path, not another host
         return path if re.match(re.escape(prefix) + r"(?:[/?#]|$)", path) else prefix + path
+
+
+def _is_ours(cookie: bytes) -> bool:
+    """Return whether a service sets a cookie by a name of the console's."""
+    return is_our_cookie(cookie.partition(b"=")[0].decode("latin-1"))
 
 
 def _without_dots(url: str) -> str:

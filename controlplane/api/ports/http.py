@@ -15,6 +15,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from controlplane.api.edge.addresses import target_of
+from controlplane.api.edge.responses import OF_SERVICE
 from controlplane.api.ports.headers import PortView, RawHeaders, end_to_end
 from controlplane.errors import SandlotError, ServiceError
 from controlplane.link.stream import Stream
@@ -112,7 +113,8 @@ async def _answer(scope: Scope, send: Send, answer: _Answer) -> None:
                     raise _broken(f"it sends more than {MAX_INFORMATIONAL} informational answers")
             case h11.Response():
                 headers = PortView(scope).headers(_checked(event))
-                await send({"type": "http.response.start", "status": event.status_code, "headers": headers})
+                begin = {"type": "http.response.start", "status": event.status_code, "headers": headers}
+                await send({**begin, OF_SERVICE: True})
             case h11.Data():
                 pieces.append(event.data)
                 size += len(event.data)

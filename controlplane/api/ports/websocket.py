@@ -20,6 +20,7 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from controlplane.api.edge.addresses import target_of
+from controlplane.api.edge.responses import OF_SERVICE
 from controlplane.api.ports.headers import PortView, RawHeaders, end_to_end
 from controlplane.api.ports.http import ClientGone, is_taken, reason_of
 from controlplane.errors import SandlotError, ServiceError
@@ -373,6 +374,7 @@ async def _refuse(send: Send, refusal: Handshake, view: PortView) -> None:
             "type": "websocket.http.response.start",
             "status": refusal.status_code,
             "headers": [(name, value) for name, value in headers if name.lower() != b"content-length"],
+            OF_SERVICE: True,
         }
     )
     await send({"type": "websocket.http.response.body", "body": bytes(refusal.body or b"")})

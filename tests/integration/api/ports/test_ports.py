@@ -404,7 +404,7 @@ async def test_by_host_name_absolute_paths_work(edge: Edge) -> None:
             assert (await client.get("/moved", headers=headers)).headers["location"] == "/login"
             assert (await client.get("/", headers={"Host": host})).status_code == 401
         other = {"Host": f"{port}-{SANDBOX_ID}.elsewhere.example", **answer["headers"]}
-        assert (await client.get("/", headers=other)).status_code == 401
+        assert (await client.get("/moved", headers=other)).status_code == 401
 
     assert answer["endpoint"] == f"{port}-{SANDBOX_ID}.{DOMAIN}"
     by_path = (await endpoint(edge, port, use_server_proxy="true")).json()["endpoint"]

@@ -101,6 +101,7 @@ def test_an_older_store_gets_the_table(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / "sandlot.db") as database:
         database.execute("DROP TABLE keys")
+        database.execute("DROP TABLE sign_ins")
         database.execute("PRAGMA user_version=2")
     database.close()
     store = Store(tmp_path)

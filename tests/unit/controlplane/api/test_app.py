@@ -50,7 +50,6 @@ async def test_health_says_when_the_server_is_not_ready() -> None:
 
 
 NOTHING_THERE = (
-    ("GET", "/", 404),
     ("GET", "/docs", 404),
     ("GET", "/v1/nothing", 404),
     ("GET", "/v1/sandboxes/", 404),

@@ -78,6 +78,7 @@ class Open:
             access,
             Tickets(lambda _: None),
             operations=(),
+            console=True,
             open_metrics=False,  # type: ignore[arg-type,return-value]
         )
         scope: Scope = {
@@ -172,6 +173,7 @@ async def test_a_timeout_of_the_request_itself_is_none_of_the_key() -> None:
         FIXED,
         Tickets(lambda _: None),
         operations=(),
+        console=True,
         open_metrics=False,  # type: ignore[arg-type,return-value]
     )
     scope = {

@@ -1,0 +1,1 @@
+"""The console over HTTP: sign-ins, one-time links, and the pages."""

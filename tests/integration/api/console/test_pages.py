@@ -129,7 +129,7 @@ async def test_pages_may_be_built_while_the_server_runs(tmp_path: Path) -> None:
     ):
         before = await client.get("/console/")
         assert before.status_code == 503
-        assert "sandlot images console" in before.text
+        assert "sandlot images build console" in before.text
         assert before.headers["content-type"].startswith("text/plain")
         write_pages(dist)
         assert (await client.get("/console/")).text == INDEX

@@ -43,11 +43,33 @@ Handler = Callable[[Stream, Any], Awaitable[None]]
 RunHandler = Callable[[Replies, Any], Awaitable[None]]
 
 
+class CarryOut(Protocol):
+    """Carries a request out by its handler, for *actor*, under the name *op*. Raises what the handler raises."""
+
+    def __call__(
+        self,
+        handler: Callable[[Any, Any], Awaitable[None]],
+        stream: Replies,
+        request: Request,
+        actor: str = "",
+        op: str = "",
+    ) -> Awaitable[None]: ...
+
+
+def directly(
+    handler: Callable[[Any, Any], Awaitable[None]], stream: Replies, request: Request, actor: str = "", op: str = ""
+) -> Awaitable[None]:
+    """Carry a request out, and tell nobody."""
+    return handler(stream, request)
+
+
 class Dispatcher:
     """Runs the handlers of `main.py`."""
 
-    def __init__(self, handlers: Mapping[type[Request], Handler]) -> None:
+    def __init__(self, handlers: Mapping[type[Request], Handler], carry_out: CarryOut = directly) -> None:
+        """Serve by *handlers*. *carry_out* is told of every request and of what is answered."""
         self._handlers = handlers
+        self._carry_out = carry_out
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self, stream: Stream, request: Request) -> None:
@@ -66,7 +88,7 @@ class Dispatcher:
             stream.reset("request.unsupported", f"this execd does not know the request {type(request).__name__}")
             return
         try:
-            await handler(stream, request)
+            await self._carry_out(handler, stream, request, stream.actor)
             stream.end()
         except ExecdError as error:
             stream.reset(error.code, error.message)

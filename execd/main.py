@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from execd import deputy
+from execd.activity.activity import Activity
 from execd.claim import Claim
 from execd.config import Config, parse
 from execd.dispatch import Dispatcher, Handler
@@ -69,12 +70,14 @@ class Agent:
             log.warning("%s", problem)
         environment = Environment(os.environ, os.getcwd(), defaults=defaults, choose=versions.choose)
         command, locks = deputy.own_command(), Locks()
-        self._processes = Processes(reaper, environment)
         self._contexts = Contexts(reaper, environment, config.kernels_dir, versions)
+        self.activity = activity = Activity(self._contexts.table.language_of)
+        self._processes = Processes(reaper, environment, activity.witness)
         self._sessions = Sessions(reaper, environment, command)
-        self._terminals = Terminals(reaper, environment)
+        self._terminals = Terminals(reaper, environment, activity.witness)
         self._recordings = Recordings(
-            {ProcessStart: self._processes.start, ContextRun: self._contexts.run, SessionRun: self._sessions.run}
+            {ProcessStart: self._processes.start, ContextRun: self._contexts.run, SessionRun: self._sessions.run},
+            activity.carry_out,
         )
         self._files = Files(environment, locks=locks)
         self._deputies = deputy.Deputies(reaper, environment, command, self._sessions.isolated, locks)
@@ -94,6 +97,7 @@ class Agent:
             self._recordings.handlers(),
             self._files.handlers(),
             self._deputies.handlers(),
+            self.activity.handlers(),
             Forwarding().handlers(),
             Meter().handlers(),
         )
@@ -114,7 +118,7 @@ class Agent:
 async def _run(config: Config) -> None:
     stopped = _stop_signal()
     agent = Agent(config)
-    dispatcher = Dispatcher(agent.handlers())
+    dispatcher = Dispatcher(agent.handlers(), agent.activity.carry_out)
     gc.freeze()  # everything created so far stays: the collector need not look at it, or touch its pages
     serving = asyncio.ensure_future(serve_forever(config.socket_path, dispatcher))
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)

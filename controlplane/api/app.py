@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Lifespan
 
 from controlplane.access.control import AccessControl
+from controlplane.api.activity.activity import ActivityReading
 from controlplane.api.console.pages import FrontDoor, page_route
 from controlplane.api.console.sign_in import SignInDesk
 from controlplane.api.edge.access_log import AccessLog
@@ -52,6 +53,7 @@ from controlplane.sandbox import Limits
 from controlplane.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from controlplane.activity.activities import Activities
     from controlplane.lifecycle.pauses import Pauses
     from controlplane.lifecycle.records.registry import Registry
     from controlplane.lifecycle.sandboxes import Sandboxes
@@ -81,6 +83,7 @@ def make_app(
     snapshots: AllSnapshots,
     registry: Registry,
     relay: Relay,
+    activities: Activities,
     credentials: Checks,
     access: AccessControl,
     settings: ApiSettings,
@@ -112,7 +115,8 @@ def make_app(
     endpoints = (
         *_endpoints_of_execd(sandboxes, relay, runs),
         *(lifecycle, Execution(runs, guard), Snapshots(snapshots), Diagnostics(registry, relay)),
-        *(Egress(sandboxes), Streams(relay, runs, audit), tickets, ports),
+        *(Egress(sandboxes), Streams(relay, runs, activities, audit), tickets, ports),
+        ActivityReading(activities, sandboxes),
         *(audit, KeyAdministration(access.keys, sandboxes), Health(metrics_registry, is_ready, why_not_ready)),
         *(SignInDesk(access, why_off=settings.console_is_off), FrontDoor(has_console=not settings.console_is_off)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -43,7 +44,9 @@ class Endings:
         volumes: Volumes,
         background: Background,
         metrics: Metrics | None = None,
+        before_end: Callable[[Sandbox], Awaitable[None]] | None = None,
     ) -> None:
+        """Create the endings. *before_end* is called before the container of an ended sandbox is removed."""
         self._metrics = metrics or Metrics()
         self._registry = registry
         self._deadlines = deadlines
@@ -51,6 +54,7 @@ class Endings:
         self._provisioner = provisioner
         self._volumes = volumes
         self._background = background
+        self._before_end = before_end
         self._removals: dict[str, asyncio.Task[None]] = {}
         self.expired = 0  # sandboxes that reached a deadline since the start
 
@@ -180,6 +184,8 @@ class Endings:
     async def _remove(self, sandbox: Sandbox) -> None:
         """Remove the container, then the record, unless clients may ask about a sandbox that ended by itself."""
         try:
+            if self._before_end is not None:
+                await self._before_end(sandbox)
             await self._provisioner.remove(sandbox.id, sandbox.container_id)
             # The sandbox may have been the last user of a volume that another sandbox made.
             if any(volume.volume_name for volume in sandbox.spec.volumes):

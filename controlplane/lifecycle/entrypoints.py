@@ -35,6 +35,9 @@ class ClaimBounds(msgspec.Struct, frozen=True, kw_only=True):
     max_contexts: int
     max_output_bytes: int
     max_recorded_bytes: int
+    activity: str = ""  # off | outline | full
+    max_activity_entries: int = 0
+    max_activity_bytes: int = 0
 
 
 class Entrypoints:
@@ -127,6 +130,9 @@ async def claim(sandbox: Sandbox, link: Link | None, bounds: ClaimBounds) -> Str
         max_contexts=bounds.max_contexts,
         max_output_bytes=bounds.max_output_bytes,
         max_recorded_bytes=bounds.max_recorded_bytes,
+        activity=bounds.activity,
+        max_activity_entries=bounds.max_activity_entries,
+        max_activity_bytes=bounds.max_activity_bytes,
     )
     stream = await link.open(request)
     try:

@@ -38,7 +38,8 @@ MAX_CHANGE_SLOT_S = 5.0
 class Pauses:
     """Carries both out. Once begun they end, whether or not the one who asked still waits.
 
-    `on_resumed` is called for every resumed sandbox, whether a client or a person at the engine resumed it.
+    `on_resumed` is called for every resumed sandbox, whether a client or a person at the engine resumed it;
+    `before_pause` for one that a client pauses, while its agent still answers.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Pauses:
         driver: Driver,
         background: Background,
         on_resumed: Callable[[str], None] = lambda _: None,
+        before_pause: Callable[[Sandbox], Awaitable[None]] | None = None,
     ) -> None:
         self._registry = registry
         self._driver = driver
         self._background = background
         self._on_resumed = on_resumed
+        self._before_pause = before_pause
         self._engine = Slots(CHANGES_AT_ONCE, longest_s=MAX_CHANGE_SLOT_S)
         self._changing: Counter[str] = Counter()  # how many are at work on each
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # one of them at a time
@@ -148,6 +151,8 @@ class Pauses:
         async def carry_out() -> None:
             try:
                 try:
+                    if done is Event.PAUSED and self._before_pause is not None:
+                        await self._before_pause(sandbox)
                     async with self._turn(sandbox.id), self._engine.slot():
                         await verb(sandbox.container_id)
                 except RuntimeFailure as error:

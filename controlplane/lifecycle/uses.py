@@ -219,7 +219,8 @@ class LastUses:
 
     def _is_going_on(self, sandbox_id: str) -> bool:
         link = self._directory.get(sandbox_id)
-        has_requests = link is not None and link.statistics().streams > _STREAMS_OF_OURS
+        counts = None if link is None else link.statistics()
+        has_requests = counts is not None and counts.streams - counts.watches > _STREAMS_OF_OURS
         return has_requests or sandbox_id in self._connected
 
 

@@ -9,19 +9,24 @@ import msgspec
 from websockets.asyncio.connection import Connection as WebSocket
 from websockets.exceptions import ConnectionClosed
 
-from controlplane.errors import AgentError, LinkLost
+from controlplane.errors import AgentError, Conflict, LinkLost
+from controlplane.link.actor import actor
 from controlplane.link.stream import RecordedStream, Stream, T, translate
 from controlplane.link.websocket import breach_of
 from execd.wire.aio import Data, Endpoint
 from execd.wire.connection import Connection, Role
 from execd.wire.errors import RemoteProtocolError, WireError
 from execd.wire.messages import (
+    ACTIVITY_SINCE,
     GENERATION,
     RECORDS_SINCE,
+    ActivityNote,
+    ActivityRead,
     Hello,
     ProcessOutput,
     ProcessState,
     Request,
+    RequestBy,
     RunEnd,
     RunFind,
     RunRecord,
@@ -41,6 +46,7 @@ class LinkStatistics(msgspec.Struct, frozen=True):
     streams: int
     bytes_in: int
     bytes_out: int
+    watches: int = 0  # streams on which the server watches the activity, which is no use of the sandbox
 
 
 class Link:
@@ -48,6 +54,7 @@ class Link:
 
     def __init__(self, sandbox_id: str, websocket: WebSocket) -> None:
         self.sandbox_id = sandbox_id
+        self.watches = 0  # see `LinkStatistics`
         self._websocket = websocket
         self._endpoint = Endpoint(Connection(Role.CONTROL_PLANE, _HELLO))
 
@@ -84,11 +91,15 @@ class Link:
             LinkLost: the link is gone.
             CapacityExhausted: too many streams are open.
             InvalidRequest: the request is larger than any message may be.
-            AgentError: the agent is of an earlier release, which does not know this request.
+            AgentError, Conflict: the agent is of an earlier release, which does not know this request.
         """
         is_read = isinstance(request, RunRecord | RunResume)
         if is_read or isinstance(request, RunFind | RunEnd):
             self._check_records()
+        elif isinstance(request, ActivityRead | ActivityNote):
+            self._check_activity()
+        if (name := actor()) and self.tells_actors and not isinstance(request, RequestBy):
+            request = RequestBy(name, request)
         try:
             stream = await self._endpoint.open(request)
             return RecordedStream(stream) if is_read else Stream(stream)
@@ -101,15 +112,26 @@ class Link:
             stream.end()  # the end travels with the request
             return await stream.expect_only(kind)
 
+    @property
+    def tells_actors(self) -> bool:
+        """Whether the agent keeps an activity, which names who acts."""
+        return self._endpoint.connection.generation >= ACTIVITY_SINCE
+
     def _check_records(self) -> None:
         if self._endpoint.connection.generation < RECORDS_SINCE:
             text = "the agent of this sandbox is of an earlier release, which records no runs"
             cure = "create a new sandbox, or leave out Sandlot-Keep (keep_s)"
             raise AgentError(f"{text}: {cure}", code="request.unsupported")
 
+    def _check_activity(self) -> None:
+        if not self.tells_actors:
+            text = "the agent of this sandbox is of an earlier release, which keeps no activity: create a new sandbox"
+            raise Conflict(text, code="activity.unsupported")
+
     def statistics(self) -> LinkStatistics:
         """Return the totals of this link so far."""
-        return LinkStatistics(self._endpoint.stream_count, self._endpoint.bytes_in, self._endpoint.bytes_out)
+        endpoint = self._endpoint
+        return LinkStatistics(endpoint.stream_count, endpoint.bytes_in, endpoint.bytes_out, self.watches)
 
     async def aclose(self) -> None:
         """Close the link. Its streams end with LinkLost; a live execd connects again."""

@@ -19,6 +19,10 @@ from controlplane.access.control import AccessControl
 from controlplane.access.credentials import Credentials
 from controlplane.access.keys import Keys
 from controlplane.access.sign_ins import Links, SignIns
+from controlplane.activity.activities import Activities
+from controlplane.activity.keeping import Keeping
+from controlplane.activity.records import Records
+from controlplane.api.activity.entries import entry_view
 from controlplane.errors import LinkLost
 from controlplane.lifecycle.creation import Creation, claimed
 from controlplane.lifecycle.deadlines import Deadlines, reap
@@ -28,6 +32,7 @@ from controlplane.lifecycle.following import Following
 from controlplane.lifecycle.pauses import Pauses
 from controlplane.lifecycle.pulls import Pulls
 from controlplane.lifecycle.records.registry import Registry
+from controlplane.lifecycle.records.states import CLAIMED
 from controlplane.lifecycle.recovery import Recovery
 from controlplane.lifecycle.resolve import Resolver, template_of_pool
 from controlplane.lifecycle.room.capacity import Capacity
@@ -47,7 +52,7 @@ from controlplane.pool.preparations import Preparations
 from controlplane.pool.provision import Provisioner
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import State
-from controlplane.settings.sections import SandboxSettings, Settings
+from controlplane.settings.sections import Settings
 from controlplane.store.store import Store
 from controlplane.tasks import Background
 from controlplane.telemetry.engine import MeasuredDriver
@@ -68,6 +73,8 @@ class ControlPlane(Discreet, msgspec.Struct, frozen=True):
     endings: Endings
     pool: Pool
     relay: Relay
+    activities: Activities
+    records: Records | None
     directory: Directory
     deadlines: Deadlines
     recovery: Recovery
@@ -134,8 +141,13 @@ async def compose(
         )
         preparations.quiet = pool.wait_quiet
         stack.push_async_callback(pool.aclose)
+        activities, keeping = _watching(settings, registry, directory, background)
         uses = Uses(registry, deadlines, directory, max_lifetime_s=settings.sandbox.max_lifetime, clock=clock)
-        pauses = Pauses(registry, driver, background, on_resumed=uses.on_use)
+        pauses = Pauses(
+            *(registry, driver, background),
+            on_resumed=partial(_resumed, uses, keeping, background),
+            before_pause=keeping.before_pause,
+        )
         snapshots = Snapshots(
             store=store,
             registry=registry,
@@ -144,8 +156,11 @@ async def compose(
             background=background,
             most=settings.storage.max_snapshots,
         )
-        endings = Endings(registry, deadlines, uses, provisioner, driver.volumes, background, metrics)
-        entrypoints = Entrypoints(registry, directory, endings, background, _claim_bounds(settings.sandbox))
+        endings = Endings(
+            *(registry, deadlines, uses, provisioner, driver.volumes, background, metrics),
+            before_end=keeping.before_end,
+        )
+        entrypoints = Entrypoints(registry, directory, endings, background, _claim_bounds(settings))
         capacity = Capacity(settings.sandbox, claimed(registry), clock)
         creation = Creation(
             resolver=Resolver(settings, snapshots.get, capacity.check),
@@ -201,6 +216,8 @@ async def compose(
             endings=endings,
             pool=pool,
             relay=Relay(registry.get, directory, uses.on_use, preparations.turn),
+            activities=activities,
+            records=keeping.records,
             directory=directory,
             deadlines=deadlines,
             recovery=recovery,
@@ -237,6 +254,12 @@ def _access(settings: Settings, store: Store) -> tuple[AccessControl, str]:
     return access, made_key
 
 
+def _is_live(registry: Registry, sandbox_id: str) -> bool:
+    """Return whether a sandbox exists and is not about to end."""
+    sandbox = registry.find(sandbox_id)
+    return sandbox is not None and (sandbox.state in CLAIMED or sandbox.state is State.PENDING)
+
+
 async def _prepare(registry: Registry, provisioner: Provisioner, sandbox_id: str, language: str) -> None:
     """Have a language made ready. Raises LinkLost, also for a paused sandbox, and AgentError."""
     sandbox = registry.find(sandbox_id)
@@ -246,11 +269,32 @@ async def _prepare(registry: Registry, provisioner: Provisioner, sandbox_id: str
     await provisioner.prepare(sandbox_id, language)
 
 
-def _claim_bounds(settings: SandboxSettings) -> ClaimBounds:
+def _watching(
+    settings: Settings, registry: Registry, directory: Directory, background: Background
+) -> tuple[Activities, Keeping]:
+    """Return what reads activities, and what adds to them and keeps records, where the settings want records."""
+    activities = Activities(directory, partial(_is_live, registry), entry_view, background)
+    records, wanted = None, settings.activity
+    if wanted.keep_on_disk:
+        records = Records(Path(settings.paths.state_dir), wanted.max_records, wanted.max_records_size * 1024)
+    return activities, Keeping(activities, records)
+
+
+def _resumed(uses: Uses, keeping: Keeping, background: Background, sandbox_id: str) -> None:
+    """Note that a sandbox goes on."""
+    uses.on_use(sandbox_id)
+    background.start(keeping.after_resume(sandbox_id), name="activity.note")
+
+
+def _claim_bounds(settings: Settings) -> ClaimBounds:
+    sandbox, activity = settings.sandbox, settings.activity
     return ClaimBounds(
-        max_contexts=settings.max_contexts,
-        max_output_bytes=settings.output_limit * 1024,
-        max_recorded_bytes=settings.recording_limit * 1024,
+        max_contexts=sandbox.max_contexts,
+        max_output_bytes=sandbox.output_limit * 1024,
+        max_recorded_bytes=sandbox.recording_limit * 1024,
+        activity=activity.keep,
+        max_activity_entries=activity.max_entries,
+        max_activity_bytes=activity.limit * 1024,
     )
 
 

@@ -93,6 +93,7 @@ async def control_plane(
             snapshots=plane.snapshots,
             registry=plane.registry,
             relay=plane.relay,
+            activities=plane.activities,
             credentials=plane.credentials,
             access=plane.access,
             settings=_api_settings(settings),

@@ -448,6 +448,36 @@ class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 12
 
 
+class ActivitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `[activity]`."""
+
+    keep: Annotated[
+        Literal["off", "outline", "full"],
+        _help(
+            "What each sandbox keeps of what clients do in it, for people who watch. outline: what begins and how it "
+            "ends. full: output and results as well."
+        ),
+    ] = "full"
+    max_entries: Annotated[int, _help("Entries of the activity of a sandbox to keep.", ge=16, le=1_000_000)] = 20_000
+    limit: Annotated[
+        int,
+        _help(
+            "Memory of a sandbox that its activity may use, in KB. The oldest entries are dropped.", ge=64, le=4 << 20
+        ),
+    ] = 4 << 10
+    keep_on_disk: Annotated[
+        bool,
+        _help(
+            "Read the activity of a sandbox out before the sandbox ends, and keep it in {state_dir}/activities as a "
+            "record of JSON lines."
+        ),
+    ] = False
+    max_records: Annotated[int, _help("Records to keep; the oldest are removed.", ge=1, le=1_000_000)] = 1000
+    max_records_size: Annotated[
+        int, _help("Size of all records, in KB; the oldest are removed.", ge=1 << 10, le=MAX_MEMORY_KB)
+    ] = 1 << 20
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -461,6 +491,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logs: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
     console: ConsoleSettings = ConsoleSettings()
+    activity: ActivitySettings = ActivitySettings()
     aliases: dict[str, str] = {}
 
     @property

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from controlplane.settings.sections import (
+    ActivitySettings,
     ApiKey,
     AuditSettings,
     ConsoleSettings,
@@ -24,7 +25,7 @@ from controlplane.settings.sections import (
     StorageSettings,
 )
 
-_NAMED = {"audit", "console"}  # sections that their flags name: `--level` belongs to [logs]
+_NAMED = {"activity", "audit", "console"}  # sections that their flags name: `--level` belongs to [logs]
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -60,6 +61,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "logs": LogSettings,
     "audit": AuditSettings,
     "console": ConsoleSettings,
+    "activity": ActivitySettings,
 }
 
 

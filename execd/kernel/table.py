@@ -125,6 +125,11 @@ class ContextTable:
         why = self._renewed.pop(context_id, "")
         return f"{kind} {context_id} has begun anew, without what it held: {why}" if why else ""
 
+    def language_of(self, context_id: str) -> str:
+        """Return the language of a context; "" if there is no such context."""
+        kernel = self._kernels.get(context_id)
+        return "" if kernel is None else kernel.manifest.language
+
     def find(self, context_id: str) -> Kernel:
         """Return a context.
 

@@ -26,11 +26,13 @@ def nowhere(_data: bytes, _channel: Channel) -> bool:
     return True
 
 
-def keep_in(output: Output) -> Sink:
-    """Return a sink that fills *output*. The sink is never full."""
+def keep_in(output: Output, also: Callable[[bytes], None] | None = None) -> Sink:
+    """Return a sink that fills *output*, and tells *also*. The sink is never full."""
 
     def take(data: bytes, _channel: Channel) -> bool:
         output.append(data)
+        if also is not None:
+            also(data)
         return True
 
     return take

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from execd.errors import ExecdError
 from execd.process.limits import KILLED_CODE, Limits
@@ -25,6 +26,24 @@ GRACE_S = 2.0  # between TERM and KILL
 _DEADLY = (signal.SIGTERM, signal.SIGKILL)
 
 
+class Witness(Protocol):
+    """What a process tells its output and its end to, where no client reads them as they come."""
+
+    def output(self, data: bytes, channel: int = ..., /) -> None:
+        """Take a piece of output. *channel* is one of wire's; stdout if that is not said."""
+
+    def ended(self, exited: ProcessExited) -> None:
+        """Take the end."""
+
+
+# Returns the witness of a process by its id, which is also told its number; None: it has none.
+Witnesses = Callable[[str, int], Witness | None]
+
+
+def no_witness(_process_id: str, _pid: int) -> None:
+    """Return no witness."""
+
+
 class Process:
     """A process that was spawned. The object is kept while a client may ask about the process.
 
@@ -32,12 +51,21 @@ class Process:
     """
 
     def __init__(
-        self, process_id: str, command: str, child: Child, *, reaper: Reaper, limits: Limits, sink: Sink | None
+        self,
+        process_id: str,
+        command: str,
+        child: Child,
+        *,
+        reaper: Reaper,
+        limits: Limits,
+        sink: Sink | None,
+        witness: Witness | None = None,
     ) -> None:
         """Take over a fresh child. Call this before the event loop runs again.
 
         Args:
-            sink: Takes the output as it comes. None: the output is kept in `output`.
+            sink: Takes the output as it comes. None: the output is kept in `output`, and told to the witness.
+            witness: Is also told of the end.
         """
         self.id = process_id
         self.command = command[:MAX_COMMAND_CHARS]
@@ -55,7 +83,7 @@ class Process:
         late_sink: Sink = nowhere
         if sink is None:
             self.output = Output()
-            sink = late_sink = keep_in(self.output)
+            sink = late_sink = keep_in(self.output, None if witness is None else witness.output)
         pipes = {child.stdout: Channel.STDOUT, child.stderr: Channel.STDERR}
         self._pipes = OutputPipes({fd: pipes[fd] for fd in pipes if fd >= 0}, sink, late_sink=late_sink)
         # How the process itself ended; `exited` is set when its output has been delivered.
@@ -66,7 +94,7 @@ class Process:
         self._timeout: asyncio.TimerHandle | None = None
         self._kill: asyncio.TimerHandle | None = None
         self._group_gone = False
-        self._on_end: list[Callable[[ProcessExited], None]] = []
+        self._on_end: list[Callable[[ProcessExited], None]] = [] if witness is None else [witness.ended]
         reaper.watch(child.pid, self._reaped)
 
     @property

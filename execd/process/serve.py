@@ -9,7 +9,7 @@ from execd.errors import ExecdError
 from execd.launch.environment import Environment, Launch
 from execd.process.output import Output
 from execd.process.pipes import READ_BYTES, InputPipe
-from execd.process.process import Process
+from execd.process.process import Process, Witnesses, no_witness
 from execd.process.reap import Reaper
 from execd.process.spawn import ShellProgram, check_arguments, shell_program
 from execd.process.table import FailedStart, ProcessTable
@@ -30,8 +30,8 @@ from execd.wire.messages import (
 class Processes:
     """The handlers around one table. Create it inside the running event loop."""
 
-    def __init__(self, reaper: Reaper, environment: Environment) -> None:
-        self.table = ProcessTable(reaper)
+    def __init__(self, reaper: Reaper, environment: Environment, witnesses: Witnesses = no_witness) -> None:
+        self.table = ProcessTable(reaper, witnesses=witnesses)
         self._environment = environment
 
     def handlers(self) -> dict[type[Request], Handler]:

@@ -11,7 +11,7 @@ from execd.launch.environment import Launch
 from execd.process.limits import KILL_FILES, Limits
 from execd.process.output import Output
 from execd.process.pipes import Sink
-from execd.process.process import GRACE_S, Process
+from execd.process.process import GRACE_S, Process, Witnesses, no_witness
 from execd.process.reap import Reaper
 from execd.process.spawn import MERGED, NULL, PIPE, spawn
 from execd.wire.messages import MAX_COMMAND_CHARS, ProcessExited, ProcessState
@@ -59,10 +59,15 @@ class ProcessTable:
         kept_processes: int = KEPT_PROCESSES,
         kept_output_bytes: int = KEPT_OUTPUT_BYTES,
         kill_files: tuple[str, ...] = KILL_FILES,
+        witnesses: Witnesses = no_witness,
     ) -> None:
-        """Create an empty table. The limits apply to ended processes only; the table forgets the oldest ends first."""
+        """Create an empty table. The limits apply to ended processes only; the table forgets the oldest ends first.
+
+        *witnesses* are asked about processes whose output is kept.
+        """
         self._reaper = reaper
         self._limits = Limits(kill_files)
+        self._witnesses = witnesses
         self._kept_processes = kept_processes
         self._kept_output_bytes = kept_output_bytes
         self._processes: dict[str, Process] = {}  # in the order of their start
@@ -102,7 +107,10 @@ class ProcessTable:
             pass_fds=pass_fds,
             executable=executable,
         )
-        process = Process(process_id, command, child, reaper=self._reaper, limits=self._limits, sink=sink)
+        witness = None if sink else self._witnesses(process_id, child.pid)
+        process = Process(
+            process_id, command, child, reaper=self._reaper, limits=self._limits, sink=sink, witness=witness
+        )
         self._processes[process_id] = process
         process.on_end(lambda _: self._remember(process))
         return process

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from execd.dispatch import Handler, RunHandler
+from execd.dispatch import CarryOut, Handler, RunHandler, directly
 from execd.errors import ExecdError
 from execd.recording.recording import Budget, Recording
 from execd.wire.aio import Stream
@@ -61,9 +61,13 @@ class _Run:
 class Recordings:
     """The recorded runs. Each is carried out by the handler that serves the same run without a recording."""
 
-    def __init__(self, handlers: Mapping[type[Request], RunHandler]) -> None:
-        """Create an empty table. *handlers* has the handler of each request that can be recorded."""
+    def __init__(self, handlers: Mapping[type[Request], RunHandler], carry_out: CarryOut = directly) -> None:
+        """Create an empty table.
+
+        *handlers* has the handler of each request that can be recorded; *carry_out* is told of each run.
+        """
         self._handlers = handlers
+        self._carry_out_by = carry_out
         self._budget = Budget()
         self._runs: dict[str, _Run] = {}  # by id, the oldest first
 
@@ -82,7 +86,7 @@ class Recordings:
         run_id = request.id
         recording = Recording(self._budget, request.keep_s, lambda: self._forget(run_id), lines=request.lines)
         run = self._runs[run_id] = _Run(request, recording)
-        run.task = asyncio.get_running_loop().create_task(self._carry_out(run))
+        run.task = asyncio.get_running_loop().create_task(self._carry_out(run, stream.actor))
         await recording.play(stream, 0)
 
     async def _resume(self, stream: Stream, request: RunResume) -> None:
@@ -99,12 +103,12 @@ class Recordings:
         self._forget(request.id)
         await stream.send(Done())
 
-    async def _carry_out(self, run: _Run) -> None:
+    async def _carry_out(self, run: _Run, actor: str) -> None:
         request, recording = run.request.request, run.recording
         try:
             if isinstance(request, ContextRun):
                 await recording.send(Done())  # the handlers of the other requests send this themselves
-            await self._handlers[type(request)](recording, request)
+            await self._carry_out_by(self._handlers[type(request)], recording, request, actor, run.request.id)
             recording.end()
         except ExecdError as error:
             self._fail(run, Problem(error.code, error.message))

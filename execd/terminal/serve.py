@@ -8,6 +8,7 @@ from execd.dispatch import Handler
 from execd.errors import ExecdError
 from execd.launch.environment import Environment
 from execd.process.limits import Limits
+from execd.process.process import Witnesses, no_witness
 from execd.process.reap import Reaper
 from execd.process.spawn import check_arguments
 from execd.terminal.terminal import Terminal
@@ -31,8 +32,9 @@ MAX_CELLS = 10_000
 class Terminals:
     """The handlers of the requests about terminals. Create it inside the running event loop."""
 
-    def __init__(self, reaper: Reaper, environment: Environment) -> None:
+    def __init__(self, reaper: Reaper, environment: Environment, witnesses: Witnesses = no_witness) -> None:
         self._reaper = reaper
+        self._witnesses = witnesses
         self._environment = environment
         self._limits = Limits()
         self._terminals: dict[str, Terminal] = {}
@@ -62,7 +64,7 @@ class Terminals:
         launch = self._environment.prepare(env=request.env, cwd=request.cwd, uid=request.uid, gid=request.gid)
         if request.command:
             check_arguments((request.command,))
-        self._terminals[request.id] = Terminal(request, launch, self._reaper, self._limits)
+        self._terminals[request.id] = Terminal(request, launch, self._reaper, self._limits, self._witnesses)
         ended = [terminal for terminal in self._terminals.values() if not terminal.is_running]
         for terminal in ended[:-MAX_REMEMBERED]:
             del self._terminals[terminal.id]

@@ -19,12 +19,13 @@ from execd.launch.environment import Launch
 from execd.process.limits import Limits
 from execd.process.output import Output
 from execd.process.pipes import InputPipe
-from execd.process.process import GRACE_S, Process
+from execd.process.process import GRACE_S, Process, Witness, Witnesses, no_witness
 from execd.process.reap import Reaper
 from execd.process.spawn import PIPE, Child, ShellProgram, find_shell, shell_program, spawn
 from execd.wire.aio import BROKEN, Data, Stream
 from execd.wire.frames import Channel
 from execd.wire.messages import (
+    TERMINAL_CHANNEL,
     ProcessExited,
     PtyAttach,
     PtyOpen,
@@ -61,8 +62,17 @@ class _Client:
 class Terminal:
     """One program, its last output, and at most one client."""
 
-    def __init__(self, request: PtyOpen, launch: Launch, reaper: Reaper, limits: Limits) -> None:
+    def __init__(
+        self,
+        request: PtyOpen,
+        launch: Launch,
+        reaper: Reaper,
+        limits: Limits,
+        witnesses: Witnesses = no_witness,
+    ) -> None:
         self.id = request.id
+        self._witnesses = witnesses
+        self._witness: Witness | None = None  # of the program
         self._request = request
         self._launch = launch
         self._reaper = reaper
@@ -168,6 +178,7 @@ class Terminal:
         else:
             command, executable = find_shell(self._launch.env)
             child = spawn_it(ShellProgram([command], executable, ()))
+        self._witness = self._witnesses(self.id, child.pid)
         process = Process(
             self.id,
             command,
@@ -175,6 +186,7 @@ class Terminal:
             reaper=self._reaper,
             limits=self._limits,
             sink=self._take,
+            witness=self._witness,
         )
         self._process = process
         process.on_end(self._ended)
@@ -221,6 +233,8 @@ class Terminal:
     def _take(self, data: bytes, channel: Channel) -> bool:
         """Take output of the program: this is the sink."""
         self._output.append(data)
+        if self._witness is not None:
+            self._witness.output(data, TERMINAL_CHANNEL)
         return self._client is None or self._client.push(data, channel)
 
     def _kept(self, since: int) -> tuple[int, bytes]:

@@ -15,7 +15,7 @@ from .connection import MAX_MESSAGE_BYTES, Connection
 from .errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError, WireError
 from .events import DataReceived, EndReceived, Event, HelloReceived, MessageReceived, ResetReceived, StreamOpened
 from .frames import MAX_PAYLOAD_BYTES, Channel
-from .messages import Hello, Problem, Reply, Request, encode_message
+from .messages import Hello, Problem, Reply, Request, RequestBy, encode_message
 
 # Both ends refuse larger WebSocket messages. The writer puts as many whole frames into one message as fit.
 MAX_CHUNK_BYTES = 512 * 1024
@@ -69,10 +69,14 @@ class Carrier(Protocol):
 class Stream:
     """One stream, at either end. One task reads it, one task writes it."""
 
-    __slots__ = ("_endpoint", "_error", "_inbox", "_on_broken", "_readable", "_writable", "ended", "id", "local_done")
+    __slots__ = (
+        *("_endpoint", "_error", "_inbox", "_on_broken", "_readable", "_writable"),
+        *("actor", "ended", "id", "local_done"),
+    )
 
-    def __init__(self, endpoint: Endpoint, stream_id: int) -> None:
+    def __init__(self, endpoint: Endpoint, stream_id: int, actor: str = "") -> None:
         self.id = stream_id
+        self.actor = actor  # at execd: whom the request is carried out for; "" if that was not said
         self.ended = False  # the peer's END has been read
         self.local_done = False
         self._endpoint = endpoint
@@ -382,8 +386,8 @@ class Endpoint:
     def _is_full(self) -> bool:
         return self.connection.unsent_bytes >= MAX_UNSENT_BYTES
 
-    def _add(self, stream_id: int) -> Stream:
-        stream = self._streams[stream_id] = Stream(self, stream_id)
+    def _add(self, stream_id: int, actor: str = "") -> Stream:
+        stream = self._streams[stream_id] = Stream(self, stream_id, actor)
         self.flush()
         return stream
 
@@ -447,10 +451,13 @@ class Endpoint:
             self._hello.set_result(event.hello)
             return
         if isinstance(event, StreamOpened):
-            stream = self._add(event.stream_id)
+            whole, request, actor = event.request, event.request, ""
+            if isinstance(whole, RequestBy):
+                request, actor = whole.request, whole.actor
+            stream = self._add(event.stream_id, actor)
             self.consumed(event.stream_id, event.cost)
             if self._on_open is not None:
-                self._on_open(stream, event.request)
+                self._on_open(stream, request)
             return
         known = self._streams.get(event.stream_id)
         if known is None:  # this side has reset it in this very turn

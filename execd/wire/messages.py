@@ -55,6 +55,9 @@ bounded, because sixteen megabytes of empty strings take a hundred megabytes in 
     pty.close          done                                                            END
     port.connect       done; then data(INPUT)* END to, and data(STDOUT)* from it       END
     metrics.read       metrics                                                         END
+    activity.read      activity.range, activity.item*                                  END
+    activity.note      done                                                            END
+    request.by         as the request in it: any                                       END
 """
 
 from __future__ import annotations
@@ -69,8 +72,10 @@ from .discreet import Discreet
 from .errors import RemoteProtocolError
 
 # Each side offers its generation in Hello, and the lower one applies. Warm containers outlive an upgrade of the server.
-GENERATION = 2
-RECORDS_SINCE = 2  # the first generation that has the requests run.*; an earlier execd breaks the link over them
+GENERATION = 3
+# The first generations that have certain requests; an earlier execd breaks the link over them.
+RECORDS_SINCE = 2  # run.*
+ACTIVITY_SINCE = 3  # activity.*, request.by
 
 
 # Generous for any program, and a bound for a hostile one. execd also applies it to runners.
@@ -143,6 +148,9 @@ class SandboxClaim(Discreet, Struct, tag="sandbox.claim", frozen=True):
     max_contexts: int = 0  # at once; 0: execd's own limit
     max_output_bytes: int = 0  # of one run of code; what follows is dropped; 0: no limit
     max_recorded_bytes: int = 0  # of all recorded runs together; 0: execd's own limit
+    activity: str = ""  # outline | full; anything else: no activity is kept
+    max_activity_entries: int = 0  # 0: execd's own limit
+    max_activity_bytes: int = 0  # 0: execd's own limit
 
 
 class SandboxClaimed(Struct, tag="sandbox.claimed", frozen=True):
@@ -890,7 +898,96 @@ class Metrics(Struct, tag="metrics", frozen=True):
     at: float  # Unix time, s
 
 
-Request = (
+# -- activity
+
+
+class ActivityRead(Struct, tag="activity.read", frozen=True):
+    """Read the activity of the sandbox: the entries after number `after`, at most `limit` of them (0: all).
+
+    With `follow`, the stream goes on with each entry that comes, and has no end of its own.
+    """
+
+    after: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
+    follow: bool = False
+
+
+class ActivityNote(Struct, tag="activity.note", frozen=True):
+    """Enter a state of the sandbox that execd cannot know by itself."""
+
+    state: str
+    reason: str = ""
+
+
+class ActivityRange(Struct, tag="activity.range", frozen=True):
+    """What is kept now."""
+
+    keep: Word  # off | outline | full
+    first: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]  # the number of the oldest entry
+    last: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]  # `first - 1`: there is no entry
+
+
+class ActivityBegun(Struct, tag="activity.begun", frozen=True):
+    """An operation has begun."""
+
+    actor: Word  # "": the control plane itself
+    what: Word  # command, code, file.write, …; docs/activity.md has all of them
+    text: str = ""
+    language: Word = ""
+    context: Word = ""  # the id of the context, session, terminal or process that the operation is about
+    cwd: Path = ""
+    path: Path = ""
+    port: int = 0
+    pid: int = 0
+    background: bool = False
+
+
+TERMINAL_CHANNEL = 3  # of run.output in an activity: what a terminal shows
+
+
+class ActivityEnded(Struct, tag="activity.ended", frozen=True):
+    """An operation has ended without an error of execd."""
+
+    receipt: ProcessExited | ContextDone | None = None
+    size: int | None = None  # of a file
+    message: Sentence = ""
+    output_bytes: int = 0  # where no receipt says it
+
+
+class ActivityState(Struct, tag="activity.state", frozen=True):
+    """The sandbox itself has another state."""
+
+    state: Word
+    reason: Sentence = ""
+
+
+class ActivityDropped(Struct, tag="activity.dropped", frozen=True):
+    """The entries up to this number, from the one after the item before, are not kept any more."""
+
+    since: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+
+
+class ActivityItem(Struct, tag="activity.item", frozen=True):
+    """One entry of an activity. Numbers count from 1; a gap is told as `ActivityDropped`."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+    at: float  # Unix time, s
+    op: Word  # the operation that this belongs to; "" for a state
+    said: (
+        ActivityBegun
+        | RunOutput
+        | ContextResult
+        | ContextError
+        | ContextPrompt
+        | ActivityEnded
+        | Problem
+        | ActivityState
+        | ActivityDropped
+    )
+    cut_bytes: int = 0  # of this entry that were left out, because it was too large
+
+
+PlainRequest = (
     SandboxClaim
     | ProcessStart
     | ProcessOutput
@@ -940,7 +1037,19 @@ Request = (
     | PtyClose
     | PortConnect
     | MetricsRead
+    | ActivityRead
+    | ActivityNote
 )
+
+
+class RequestBy(Struct, tag="request.by", frozen=True):
+    """Carry out a request for someone, whom the activity names. Replies and errors are those of that request."""
+
+    actor: str
+    request: PlainRequest
+
+
+Request = PlainRequest | RequestBy
 Reply = (
     SandboxClaimed
     | ProcessStarted
@@ -963,6 +1072,8 @@ Reply = (
     | IsolationState
     | PtyState
     | Metrics
+    | ActivityRange
+    | ActivityItem
     | Done
 )
 
@@ -1054,4 +1165,5 @@ def _shorteners(message: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[Any
     return tuple((name, shorten) for name, shorten in found if shorten is not None)
 
 
-_SHORTENERS = {message: _shorteners(message) for message in typing.get_args(Reply)}
+_INSIDE = (ActivityBegun, ActivityEnded, ActivityState)  # of other messages only
+_SHORTENERS = {message: _shorteners(message) for message in (*typing.get_args(Reply), *_INSIDE)}

@@ -37,7 +37,7 @@ from controlplane.api.routes import OPERATIONS
 from controlplane.api.runs import receipt
 from controlplane.api.stream import messages as stream_messages
 from controlplane.api.stream.socket import Streams
-from specs.generate.events import event_schemas
+from specs.generate.events import activity_events, event_schemas
 from specs.generate.link import summary_of, yaml_lines
 from tests.architecture.sources import ROOT
 
@@ -107,6 +107,8 @@ def openapi(document: str, title: str, description: str, server: str) -> dict[st
         [*kinds, receipt.Receipt, receipt.CodeFrameView] if document == "execd" else kinds,
         ref_template="#/components/schemas/{name}",
     )
+    if document == "lifecycle":
+        components |= activity_events()
     if document == "execd":
         components |= {
             **event_schemas(),

@@ -113,3 +113,19 @@ def event_schemas() -> dict[str, dict[str, Any]]:
         },
     }
     return schemas
+
+
+def activity_events() -> dict[str, dict[str, Any]]:
+    """Return the schema of the stream of an activity."""
+    entry = {"$ref": "#/components/schemas/ActivityView/properties/entries/items"}
+    return {
+        "ActivityEvents": {
+            "type": "object",
+            "description": "Each event is a line `id: SEQ`, a line `data: JSON` and a blank line; pings are comments.",
+            "required": ["id", "data"],
+            "properties": {
+                "id": STRING,
+                "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": entry},
+            },
+        }
+    }

@@ -101,7 +101,8 @@ def exchanges() -> dict[str, list[str]]:
     table = {}
     for line in (messages.__doc__ or "").splitlines():
         if line.startswith("    ") and (words := line.replace(",", " ").replace("*", " ").split())[0] != "request":
-            table[words[0]] = [word.strip("();:|") for word in words[1:] if word.strip("();:|") in replies]
+            said = [word.strip("();:|") for word in words[1:]]
+            table[words[0]] = sorted(replies) if "any" in said else [word for word in said if word in replies]
     return table
 
 

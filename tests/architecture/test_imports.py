@@ -39,6 +39,9 @@ ARROWS: dict[str, set[str]] = {
     },
     "execd.terminal": {"execd.dispatch", "execd.errors", "execd.launch", "execd.process", "execd.wire"},
     "execd.recording": {"execd.dispatch", "execd.errors", "execd.wire"},
+    "execd.activity": {
+        *("execd.dispatch", "execd.errors", "execd.launch", "execd.recording", "execd.wire", "msgspec"),
+    },
     "execd.port": {"execd.dispatch", "execd.errors", "execd.wire", "msgspec"},
     # The control plane, from the nouns up to HTTP. A new module beside these starts with no arrows at all.
     "controlplane": set(),
@@ -95,20 +98,30 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.access", "controlplane.errors", "controlplane.runtime", "controlplane.sandbox"),
         *("controlplane.settings", "msgspec", "structlog"),
     },
+    "controlplane.activity": {
+        *("controlplane.errors", "controlplane.link", "controlplane.sandbox", "controlplane.tasks"),
+        *("execd.wire.messages",),
+        *("msgspec", "structlog"),
+    },
     # The listener knows ASGI and nothing of what it serves.
     "controlplane.listener": {"httptools", "msgspec", "structlog", "uvicorn", "websockets"},
     # The console's pages as files; `controlplane.api.console` serves them.
     "controlplane.console": {"msgspec"},
     # The edge over HTTP: app → contracts → runs → edge.
     "controlplane.api": {
-        *("controlplane.access", "controlplane.console", "controlplane.errors", "controlplane.lifecycle"),
-        *("controlplane.link", "controlplane.sandbox", "controlplane.telemetry.metrics", "msgspec"),
-        *("prometheus_client", "starlette"),
+        *("controlplane.access", "controlplane.activity", "controlplane.console", "controlplane.errors"),
+        *("controlplane.lifecycle", "controlplane.link", "controlplane.sandbox", "controlplane.telemetry.metrics"),
+        *("msgspec", "prometheus_client", "starlette"),
     },
     "controlplane.api.edge": {
         *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
         *("controlplane.listener.extensions", "controlplane.sandbox", "controlplane.telemetry.metrics"),
         *("controlplane.turns", "execd.wire", "msgspec", "starlette", "structlog"),
+    },
+    "controlplane.api.activity": {
+        *("controlplane.access.scopes", "controlplane.activity", "controlplane.api.edge", "controlplane.api.runs"),
+        *("controlplane.errors", "controlplane.lifecycle", "controlplane.sandbox", "execd.wire"),
+        *("msgspec", "starlette"),
     },
     "controlplane.api.runs": {
         *("controlplane.api.edge", "controlplane.errors", "controlplane.link", "controlplane.telemetry.metrics"),
@@ -121,6 +134,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "controlplane.api.lifecycle": {
         *("controlplane.access", "controlplane.api.edge", "controlplane.api.egress", "controlplane.api.execd"),
+        *("controlplane.api.activity",),
         *(
             "controlplane.api.runs",
             "controlplane.errors",
@@ -132,6 +146,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "controlplane.api.stream": {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.api.execd", "controlplane.api.runs"),
+        *("controlplane.activity", "controlplane.api.activity"),
         *("controlplane.errors", "controlplane.link", "controlplane.listener.extensions", "controlplane.sandbox"),
         *("controlplane.turns", "execd.wire", "msgspec", "starlette", "structlog"),
     },

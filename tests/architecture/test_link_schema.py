@@ -43,12 +43,18 @@ def test_this_generation_means_what_it_meant() -> None:
     assert before == now, ADDED
 
 
-def test_generation_2_only_adds_to_generation_1() -> None:
-    """Agents of generation 1 are served as they were: what they know is the same, and run.* is never sent to them."""
-    first = json.loads((SPECS / "link-generation-1.json").read_text())
+ADDED_BY = {2: ("run.record", "run.resume", "run.find", "run.end"), 3: ("activity.read", "activity.note", "request.by")}
+
+
+@pytest.mark.parametrize("earlier", range(1, GENERATION))
+def test_a_generation_only_adds_to_the_earlier_ones(earlier: int) -> None:
+    """Their agents are served as they were: what they know is the same, and what is new is never sent to them."""
+    before = json.loads((SPECS / f"link-generation-{earlier}.json").read_text())
     now = json.loads(json.dumps(frozen()))
-    added = ("run.record", "run.resume", "run.find", "run.end")
-    assert sorted(breaks(first, now)) == sorted(["generation changed", *(f"{tag} is new in requests" for tag in added)])
+    added = [tag for generation in range(earlier + 1, GENERATION + 1) for tag in ADDED_BY[generation]]
+    assert sorted(breaks(before, now)) == sorted(
+        ["generation changed", *(f"{tag} is new in requests" for tag in added)]
+    )
 
 
 def test_every_generation_has_its_file() -> None:

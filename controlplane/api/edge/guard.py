@@ -18,6 +18,7 @@ from controlplane.api.edge.problems import error_answer
 from controlplane.errors import Forbidden, SandlotError
 from controlplane.lifecycle.records.registry import no_such_sandbox
 from controlplane.lifecycle.snapshots import no_such_snapshot
+from controlplane.link.actor import act_for
 from controlplane.sandbox import Sandbox, Snapshot
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Guarded:
         try:
             if self._is_for_some:
                 self._guard.check(scope, self._operation.needs)
+            if (caller := find_caller(scope)) is not None:
+                act_for(caller.name)
         except SandlotError as error:
             await error_answer(error, scope)(scope, receive, send)
         else:

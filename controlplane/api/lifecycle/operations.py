@@ -6,6 +6,7 @@ from typing import Any
 
 from controlplane.access import audit
 from controlplane.access.scopes import Needs
+from controlplane.api.activity.operations import ACTIVITY
 from controlplane.api.edge.audit import AuditLog
 from controlplane.api.edge.operation import (
     COUNT,
@@ -253,6 +254,7 @@ LIFECYCLE: tuple[Operation, ...] = (
     *_SANDBOXES,
     *_SNAPSHOTS,
     *_OF_A_SANDBOX,
+    *ACTIVITY,
     *_ADMINISTRATION,
     *_SERVER,
     *_REFUSED,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from controlplane.api.activity.entries import AnyEntry
 from controlplane.api.edge.bodies import MAX_CODE_BYTES, MAX_JSON_BYTES
 from controlplane.api.execd.schema import MAX_INPUT_CHARS, UserId
 from controlplane.api.runs.receipt import CodeFrameView, Receipt
@@ -211,6 +212,15 @@ class WriteFile(Operation, frozen=True, tag="file.write"):
     group: Short = ""
 
 
+class WatchActivity(Operation, frozen=True, tag="activity"):
+    """Watch the activity of the sandbox after number `after`. The answer is `activity`*, until the stream is cancelled.
+
+    The sandbox's end is `done`.
+    """
+
+    after: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+
+
 AnyOperation = (
     Command
     | Run
@@ -232,6 +242,7 @@ AnyOperation = (
     | Signal
     | ReadFile
     | WriteFile
+    | WatchActivity
 )
 OPERATIONS = tuple(str(operation.__struct_config__.tag) for operation in get_args(AnyOperation))
 
@@ -387,6 +398,12 @@ class File(ServerMessage, frozen=True, tag="file", kw_only=True):
     group: str
 
 
+class Activity(ServerMessage, frozen=True, tag="activity", kw_only=True):
+    """An entry of the activity. A client that does not read, or gives no credit, gets `skipped` for what it misses."""
+
+    entry: AnyEntry | msgspec.Raw  # encoded once for all who watch
+
+
 class ServerCredit(ServerMessage, frozen=True, tag="credit", kw_only=True):
     """Allow the client to send this many more bytes of data."""
 
@@ -426,6 +443,7 @@ FromServer = (
     | Inspection
     | Pty
     | File
+    | Activity
     | ServerCredit
     | Finished
     | Failed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from controlplane.access.scopes import Needs
+from controlplane.api.activity.activity import ActivityReading
+from controlplane.api.activity.operations import ACTIVITY
 from controlplane.api.edge.operation import ON_STREAM, Endpoint, Operation
 from controlplane.api.execd.code import Codes
 from controlplane.api.execd.commands import Commands
@@ -37,8 +39,9 @@ _ENDPOINTS: dict[type[says.AnyOperation], Endpoint] = {
     says.ClosePty: Terminals.delete,
     says.ReadFile: Transfers.download,
     says.WriteFile: Transfers.upload,
+    says.WatchActivity: ActivityReading.read,
 }
-_ROWS = {operation.endpoint: operation for operation in EXECD}
+_ROWS = {operation.endpoint: operation for operation in (*EXECD, *ACTIVITY)}
 
 OPENED: dict[type[says.AnyOperation], Operation] = {
     says.ResizePty: RESIZE,

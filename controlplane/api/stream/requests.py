@@ -6,6 +6,8 @@ import signal
 import uuid
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from controlplane.api.edge.parameters import clean_env, no_nul
 from controlplane.api.runs.command import process_start
 from controlplane.api.runs.recording import Resumed, resume
@@ -39,6 +41,7 @@ from execd.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from controlplane.activity.activities import Activities
     from controlplane.api.runs.run import Run
     from controlplane.api.runs.runs import Runs
     from controlplane.link.relay import Relay
@@ -47,9 +50,10 @@ if TYPE_CHECKING:
 class Operations:
     """Carries out what clients open streams for."""
 
-    def __init__(self, relay: Relay, runs: Runs) -> None:
+    def __init__(self, relay: Relay, runs: Runs, activities: Activities) -> None:
         self._relay = relay
         self._runs = runs
+        self._activities = activities
 
     async def carry_out(self, client: ClientStream, operation: says.AnyOperation) -> ServerMessage | None:
         """Carry one out; return its last message, where that is more than `done`. Raises SandlotError."""
@@ -62,6 +66,8 @@ class Operations:
                 return await self._resume(client, operation)
             case says.Signal():
                 await self._signal(client, operation)
+            case says.WatchActivity(after=after):
+                await self._watch(client, after)
             case says.AttachPty():
                 return await self._attach(client, operation)
             case says.ReadFile(path=path, offset=offset, length=length):
@@ -145,6 +151,16 @@ class Operations:
             if error.code != "process.not_found":
                 raise
             await self._relay.call(client.sandbox_id, PtySignal(wanted.id, number), Done)
+
+    async def _watch(self, client: ClientStream, after: int) -> None:
+        watcher = await self._activities.watch(client.sandbox_id, after)
+        try:
+            while batch := await watcher.next():
+                for entry in batch:
+                    encoded = entry.json if client.is_text else entry.msgpack
+                    await client.say(says.Activity(client.number, entry=msgspec.Raw(encoded)))
+        finally:
+            watcher.close()
 
     async def _ask(
         self, client: ClientStream, request: Request, *, is_text: bool, with_input: bool = False

@@ -30,6 +30,7 @@ from controlplane.turns import Turn
 from execd.wire.messages import Done, RunEnd
 
 if TYPE_CHECKING:
+    from controlplane.activity.activities import Activities
     from controlplane.api.runs.runs import Runs
     from controlplane.link.relay import Relay
 
@@ -43,10 +44,10 @@ MAX_REASON_BYTES = 123
 class Streams:
     """The endpoint."""
 
-    def __init__(self, relay: Relay, runs: Runs, audit: AuditLog) -> None:
+    def __init__(self, relay: Relay, runs: Runs, activities: Activities, audit: AuditLog) -> None:
         self.relay = relay
         self.audit = audit
-        self.operations = Operations(relay, runs)
+        self.operations = Operations(relay, runs, activities)
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve a native stream. Without a subprotocol, it uses `sandlot.json.v1`."""

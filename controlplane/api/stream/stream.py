@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from starlette.types import Scope
 
 from controlplane.api.edge.problems import problem_of
@@ -188,11 +189,11 @@ class ClientStream:
     async def say(self, message: ServerMessage) -> None:
         """Send a message of this stream; data waits for the client's credit."""
         self._note(200)
-        if isinstance(message, says.ServerData) and self._window is not None:
+        if self._window is not None and (size := _size(message)):
             while self._window <= 0:
                 self._credited.clear()
                 await self._credited.wait()
-            self._window -= len(message.data) + len(message.text.encode())
+            self._window -= size
         await self._socket.send(message)
 
     def _note(self, status: int, code: str = "") -> None:
@@ -200,3 +201,13 @@ class ClientStream:
         if not self._is_noted:
             self._is_noted = True
             self._audit.note(self._socket.scope, self._row, status, self._began, code=code)
+
+
+def _size(message: ServerMessage) -> int:
+    """Return how much credit a message takes: what is data, and the entries of an activity."""
+    match message:
+        case says.ServerData(data=data, text=text):
+            return len(data) + len(text.encode())
+        case says.Activity(entry=msgspec.Raw() as entry):
+            return len(memoryview(entry))
+    return 0

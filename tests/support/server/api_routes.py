@@ -31,6 +31,7 @@ def make_any_app() -> Any:
         snapshots=nothing,
         registry=nothing,
         relay=nothing,
+        activities=nothing,
         credentials=Credentials(b""),
         access=fixed_access({}),
         settings=ApiSettings(),

@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from controlplane.access.control import AccessControl
 from controlplane.access.credentials import Credentials
 from controlplane.access.scopes import OPERATOR, Caller
+from controlplane.activity.activities import Activities
+from controlplane.api.activity.entries import entry_view
 from controlplane.api.app import ApiSettings, make_app
 from controlplane.api.edge.addresses import base36
 from controlplane.errors import SandlotError
@@ -168,6 +170,7 @@ async def serving(
             snapshots=None,  # type: ignore[arg-type]  # snapshots need a whole control plane
             registry=made.registry,
             relay=Relay(sandboxes.get, made.directory),
+            activities=Activities(made.directory, lambda _: link is not None, entry_view, made.background),
             credentials=credentials,
             access=access or fixed_access({"key-1": API_KEY}),
             settings=settings or ApiSettings(),

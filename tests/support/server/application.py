@@ -17,6 +17,7 @@ def application(plane: ControlPlane) -> ASGIApp:
         snapshots=plane.snapshots,
         registry=plane.registry,
         relay=plane.relay,
+        activities=plane.activities,
         credentials=plane.credentials,
         access=plane.access,
         settings=ApiSettings(),

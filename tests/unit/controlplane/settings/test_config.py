@@ -128,7 +128,8 @@ def test_a_list_in_a_variable_is_separated_by_commas(tmp_path: Path) -> None:
         (
             "[zzz]",
             "FILE: there is no such section `zzz`; "
-            "there are: server, sandbox, pools, engine, storage, paths, security, logs, audit, console, aliases",
+            "there are: server, sandbox, pools, engine, storage, paths, security, logs, audit, console, activity, "
+            "aliases",
         ),
         ("server = 5", "FILE: server: expected a table: [server], then key = value"),
         ("port = 5", "FILE: there is no such section or key `port` (did you mean [server] port?)"),

@@ -21,7 +21,7 @@ from controlplane.api.stream.socket import Streams, _Connection
 from controlplane.api.stream.stream import CLIENT_WINDOW, INPUT_BYTES, Input
 from tests.support.turns import steps_of
 
-ENDPOINT = Streams(None, None, AuditLog(Audit(None, "off")))  # type: ignore[arg-type]
+ENDPOINT = Streams(None, None, None, AuditLog(Audit(None, "off")))  # type: ignore[arg-type]
 SCOPE = {"type": "websocket", "path": "/", "headers": [], "subprotocols": []}
 
 

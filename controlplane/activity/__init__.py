@@ -1,0 +1,1 @@
+"""The activity of sandboxes on its way to the people who watch."""

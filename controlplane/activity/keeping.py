@@ -1,0 +1,68 @@
+"""What the server adds to activities: states that only it knows, and records of what ended sandboxes have told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+import structlog
+
+from controlplane.activity.activities import Activities
+from controlplane.activity.records import Records, RecordView
+from controlplane.errors import SandlotError
+from controlplane.sandbox import Sandbox
+
+log = structlog.get_logger()
+
+READ_TIMEOUT_S = 5.0  # so long may reading out delay the end of a sandbox
+READ_ENTRIES = 1_000_000  # more than any sandbox keeps
+
+
+class Keeping:
+    """Notes states of sandboxes, and reads activities out where records are kept."""
+
+    def __init__(self, activities: Activities, records: Records | None) -> None:
+        self.records = records
+        self._activities = activities
+        self._still: set[str] = set()  # sandboxes that were paused: their agents do not answer
+
+    async def before_pause(self, sandbox: Sandbox) -> None:
+        """Note that a sandbox will stand still, and keep a record: it may end without going on. Never raises."""
+        if await self._activities.note(sandbox.id, "pausing"):
+            await self._keep(sandbox)
+        self._still.add(sandbox.id)
+
+    async def after_resume(self, sandbox_id: str) -> None:
+        """Note that a sandbox goes on. Never raises."""
+        self._still.discard(sandbox_id)
+        await self._activities.note(sandbox_id, "resumed")
+
+    async def before_end(self, sandbox: Sandbox) -> None:
+        """Note that a sandbox ends, and keep its record, if its agent answers. Never raises."""
+        if sandbox.id in self._still:
+            self._still.discard(sandbox.id)
+        elif await self._activities.note(sandbox.id, "ending", sandbox.reason):
+            await self._keep(sandbox)
+
+    async def _keep(self, sandbox: Sandbox) -> None:
+        if self.records is None:
+            return
+        with contextlib.suppress(SandlotError, TimeoutError):
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                page = await self._activities.read(sandbox.id, 0, READ_ENTRIES)
+            if not page.entries:
+                return
+            head = RecordView(
+                sandbox=sandbox.id,
+                owner=sandbox.owner,
+                image=sandbox.requested_image,
+                created_at=sandbox.created_at.timestamp(),
+                ended_at=sandbox.state_changed_at.timestamp(),
+                state=sandbox.state.value,
+                reason=sandbox.reason,
+                keep=page.keep,
+                first=page.first,
+                last=page.last,
+            )
+            await self.records.write(head, [msgspec.json.encode(entry.view) for entry in page.entries])

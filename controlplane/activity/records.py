@@ -1,0 +1,135 @@
+"""Activities that were read out before their sandboxes ended: files of JSON lines in the state directory.
+
+The first line of a record says which sandbox it is of; the others are the entries as clients get them. A file is
+written beside its place and moved there, so that a record is whole, and the oldest records make room for new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import structlog
+
+log = structlog.get_logger()
+
+FOLDER, SUFFIX = "activities", ".jsonl"
+MAX_RECORD_BYTES = 64 << 20  # of one record; a ring of text takes some times its size as JSON
+_HEAD_BYTES = 64 << 10  # the first line is far shorter
+
+
+class RecordView(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of a record: the sandbox whose activity follows."""
+
+    type: str = "record"
+    sandbox: str
+    owner: str
+    image: str
+    created_at: float  # Unix time, s
+    ended_at: float
+    state: str
+    reason: str = ""
+    keep: str = ""
+    first: int = 1
+    last: int = 0
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # of the record
+
+
+class Records:
+    """The folder of records. Its methods do their work in a thread."""
+
+    def __init__(self, state_dir: Path, max_records: int, max_bytes: int) -> None:
+        self._folder = state_dir / FOLDER
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._writing = asyncio.Lock()
+
+    async def write(self, head: RecordView, lines: Sequence[bytes]) -> None:
+        """Keep a record, in place of an earlier one of the same sandbox. A failure goes to the log."""
+        async with self._writing:
+            try:
+                await asyncio.to_thread(self._write, head, lines)
+            except OSError as error:
+                log.warning("activity.not_kept", sandbox=head.sandbox, error=str(error))
+
+    async def read(self, sandbox_id: str) -> tuple[RecordView, Path] | None:
+        """Return what the first line of a record says, and its file; None: there is none."""
+        return await asyncio.to_thread(self._read, self._path(sandbox_id))
+
+    async def heads(self) -> list[RecordView]:
+        """Return what the first lines of all records say, the newest first."""
+        return await asyncio.to_thread(self._heads)
+
+    async def lines_of(self, sandbox_id: str) -> list[bytes]:
+        """Return the entries of a record as lines; none if there is no such record."""
+        return await asyncio.to_thread(self._lines_of, self._path(sandbox_id))
+
+    # -- in a thread
+
+    def _write(self, head: RecordView, lines: Sequence[bytes]) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        kept, size = [], 0
+        for line in reversed(lines):  # of a record that is too large, its end is kept
+            size += len(line) + 1
+            if size > MAX_RECORD_BYTES:
+                break
+            kept.append(line)
+        body = b"".join(line + b"\n" for line in reversed(kept))
+        head = msgspec.structs.replace(head, size_bytes=len(body))
+        descriptor, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(head) + b"\n" + body)
+            os.replace(name, self._path(head.sandbox))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        self._prune()
+
+    def _prune(self) -> None:
+        files = self._files()
+        total = sum(size for _, size, _ in files)
+        for _, size, path in files[:-1]:  # the oldest first; the newest stays
+            if len(files) <= self._max_records and total <= self._max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            files = files[1:]
+            total -= size
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Return time, size and path of each record, the oldest first."""
+        found = []
+        for path in self._folder.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        return sorted(found)
+
+    def _heads(self) -> list[RecordView]:
+        heads = (self._read(path) for _, _, path in reversed(self._files()))
+        return [head for head, _ in filter(None, heads)]
+
+    @staticmethod
+    def _read(path: Path) -> tuple[RecordView, Path] | None:
+        try:
+            with path.open("rb") as file:
+                return msgspec.json.decode(file.readline(_HEAD_BYTES), type=RecordView), path
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    @staticmethod
+    def _lines_of(path: Path) -> list[bytes]:
+        try:
+            return path.read_bytes().splitlines()[1:]
+        except OSError:
+            return []
+
+    def _path(self, sandbox_id: str) -> Path:
+        return self._folder / f"{Path(sandbox_id).name}{SUFFIX}"

@@ -1,0 +1,1 @@
+"""The activity of a sandbox over HTTP: `/sandboxes/{id}/activity`."""

@@ -28,7 +28,8 @@ FRAME = "frame"  # below PAGES: an empty page, into which the console writes a r
 TRUSTED_TYPES = "svelte-trusted-html sandlot"
 SEE_OTHER = 303
 NOT_BUILT = (
-    "The console's pages are not built yet.\n\n`sandlot images build console` builds them; the server need not be restarted."
+    "The console's pages are not built yet.\n\n"
+    "`sandlot images build console` builds them; the server need not be restarted."
 )
 # A host with a name or an IPv4 address. Policies know no IPv6 addresses, and nothing else may stand in one.
 _PLAIN_ORIGIN = re.compile(r"https?://[a-z0-9._-]+(?::\d{1,5})?", re.ASCII)

@@ -19,6 +19,7 @@ NAMELESS = {"common", "core", "helpers", "misc", "services", "util", "utils"}  #
 
 # Folders of more entries, each with its reason.
 LARGE_FOLDERS = {
+    "tests/unit/controlplane": "the tree of controlplane, room by room",
     "controlplane": "a room for each idea of the server; docs/architecture.md puts the rooms in order",
     "docs": "a page for each subject has an address that others link to; docs/README.md puts the pages in order",
     "docs/zh": "the pages of docs/ in Chinese, under the same names",

@@ -20,7 +20,7 @@ function compressed(): Plugin {
     closeBundle: () => {
       for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
         const path = join(entry.parentPath, entry.name);
-        if (entry.isFile() && /\.(js|css|svg|html|md|json|yaml)$/.test(entry.name)) {
+        if (entry.isFile() && /\.(js|css|svg|html|txt|json|yaml)$/.test(entry.name)) {
           const whole = readFileSync(path);
           const small = gzipSync(whole, { level: 9 });
           if (small.length < whole.length) writeFileSync(`${path}.gz`, small);
@@ -40,7 +40,7 @@ export default defineConfig({
     // A file becomes part of the code as a `data:` address below this size. The policy of the pages has no place for it.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    license: { fileName: 'licenses.md' },
+    license: { fileName: 'licenses.txt' },
   },
   server: {
     proxy: {

@@ -1,7 +1,7 @@
 import { mount } from 'svelte';
 
-import './design/tokens.css';
-import './design/base.css';
+import './design/styles/tokens.css';
+import './design/styles/base.css';
 import App from './App.svelte';
 import { takeCode } from './shell/code';
 

@@ -57,7 +57,70 @@ export interface SignIn {
   name: string;
   owner?: string;
   scopes: string[];
-  expires_at: string;
+  expires_at: string | null;
+}
+
+export interface ServerInfo {
+  version: string;
+  started_at: string;
+  problem: string;
+  address: { public_address: string; port_domain: string };
+  engine: {
+    answers: boolean;
+    name: string;
+    version: string;
+    api_version: string;
+    cpus: number;
+    memory_bytes: number;
+    cgroup_version: number;
+    storage_driver: string;
+    default_runtime: string;
+    abilities: string[];
+    networks: string[];
+    volumes: string[];
+    runtimes: string[];
+    limits: string[];
+  };
+  sandboxes: Record<string, number>;
+  pools: Pool[];
+  disk: { free_bytes: number; free_files: number | null } | null;
+  limits: Record<string, number>;
+  settings: { name: string; value: string; default: string }[];
+}
+
+export interface Image {
+  name: string;
+  id: string;
+  size_bytes: number;
+  created_at: string;
+  languages: string[];
+  is_ours: boolean;
+  sandboxes: number;
+  pooled: boolean;
+}
+
+export interface Volume {
+  name: string;
+  owner: string;
+  created_at: string;
+  in_use_by: string[];
+  size_bytes?: number;
+}
+
+export interface Check {
+  name: string;
+  ok: boolean;
+  message: string;
+  cure: string;
+  is_advice: boolean;
+  skipped: boolean;
+}
+
+export interface Usage {
+  cpu_used_pct: number;
+  cpu_count: number;
+  mem_used_mib: number;
+  mem_total_mib: number;
 }
 
 export type ServerEvent =

@@ -13,6 +13,7 @@ import dataclasses
 import enum
 import inspect
 import json
+import os
 import sys
 import traceback
 import typing
@@ -45,6 +46,7 @@ from opensandbox.services.filesystem import Filesystem
 from opensandbox.sync.services.filesystem import FilesystemSync
 
 KIND, WAY, IMAGE = sys.argv[1:4]
+PROTOCOL = os.environ.get("TOUR_PROTOCOL", "http")
 IS_SYNC = KIND == "sync"
 Sandbox = opensandbox.SandboxSync if IS_SYNC else opensandbox.Sandbox
 Manager = opensandbox.SandboxManagerSync if IS_SYNC else opensandbox.SandboxManager
@@ -96,7 +98,7 @@ async def until(look, is_done):
 
 
 async def tour():
-    config = Config(use_server_proxy=WAY == "proxy")
+    config = Config(use_server_proxy=WAY == "proxy", protocol=PROTOCOL)
     sandbox = await do(
         "Sandbox.create", Sandbox.create, IMAGE, metadata={"tour": f"{KIND}-{WAY}"}, connection_config=config
     )
@@ -226,12 +228,12 @@ async def about(sandbox):
     )
     endpoint = await do("Sandbox.get_endpoint", sandbox.get_endpoint, 8123)
     await until(
-        lambda: fetch(f"http://{endpoint.endpoint}/index", endpoint.headers or {}), lambda text: text == "served\n"
+        lambda: fetch(f"{PROTOCOL}://{endpoint.endpoint}/index", endpoint.headers or {}), lambda text: text == "served\n"
     )
     if WAY == "direct":  # the other one has no signed addresses, as the contract says
         until_then = datetime.now(UTC) + timedelta(minutes=5)
         signed = await do("Sandbox.get_signed_endpoint", sandbox.get_signed_endpoint, 8123, int(until_then.timestamp()))
-        assert fetch(f"http://{signed.endpoint}/index", {}) == "served\n"
+        assert fetch(f"{PROTOCOL}://{signed.endpoint}/index", {}) == "served\n"
     else:
         results["Sandbox.get_signed_endpoint"] = "not with use_server_proxy"
 

@@ -228,7 +228,8 @@ async def about(sandbox):
     )
     endpoint = await do("Sandbox.get_endpoint", sandbox.get_endpoint, 8123)
     await until(
-        lambda: fetch(f"{PROTOCOL}://{endpoint.endpoint}/index", endpoint.headers or {}), lambda text: text == "served\n"
+        lambda: fetch(f"{PROTOCOL}://{endpoint.endpoint}/index", endpoint.headers or {}),
+        lambda text: text == "served\n",
     )
     if WAY == "direct":  # the other one has no signed addresses, as the contract says
         until_then = datetime.now(UTC) + timedelta(minutes=5)

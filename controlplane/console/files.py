@@ -91,6 +91,6 @@ class PageFiles:
             self._state, self._names = None, frozenset()
             return
         if (state := (status.st_mtime_ns, status.st_ino)) != self._state:
-            files = (path for path in self._dist.rglob("*") if path.is_file() and not path.is_symlink())
+            files = (path for path in self._dist.rglob("[!.]*") if path.is_file() and not path.is_symlink())
             self._names = frozenset(path.relative_to(self._dist).as_posix() for path in files)
             self._state = state

@@ -15,6 +15,7 @@ SIGN_IN = "/v1/console/sign-in"
 
 # Pages for tests of what surrounds them; the console's own are built from `controlplane/console/web`.
 INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Console</title>
+<link rel="icon" href="/console/icon.svg">
 <link rel="stylesheet" href="/console/assets/style.css"><script type="module" src="/console/assets/main.js"></script>
 <main>console</main></html>"""
 SCRIPT = "document.querySelector('main').textContent = 'ready';"

@@ -97,6 +97,7 @@ async def test_no_path_leads_out(client: httpx.AsyncClient, settings: ApiSetting
     secret = settings.console_dist.parent / "secret.txt"
     secret.write_text("correct-horse")
     (settings.console_dist / "assets" / "link.js").symlink_to(secret)
+    (settings.console_dist / "assets" / ".mark").write_text("correct-horse")
     os.utime(settings.console_dist / "index.html", ns=(1, 1))
     async with client:
         for path in (
@@ -106,6 +107,7 @@ async def test_no_path_leads_out(client: httpx.AsyncClient, settings: ApiSetting
             "/console/assets/..%2f..%2fsecret.txt",
             "/console//etc/passwd",
             "/console/assets/link.js",
+            "/console/assets/.mark",
             "/console/assets/missing.js",
             "/console/assets/",
             "/console/assets/main.js.gz",

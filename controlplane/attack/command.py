@@ -17,8 +17,6 @@ from controlplane.attack.client.target import Refused, Target
 from controlplane.attack.report import Report, age_lines, lines, make_report, record
 from controlplane.errors import ConfigError
 
-ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a server listens on, not we
-
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What the command is to do."""
@@ -32,12 +30,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     # Of the engine and the images whose age is looked at; None where the server is another machine's.
     engine_url: str | None = None
     images_dir: Path = Path()
-
-
-def address_of(host: str, port: int) -> str:
-    """Return the address under which a server on this machine is reached."""
-    host = ALL_INTERFACES.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def list_attacks(only: Sequence[str], announce: Callable[[str], None]) -> int:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import math
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,15 +19,13 @@ from controlplane.access.key import Key, Quotas
 from controlplane.access.keys import Keys
 from controlplane.access.scopes import caller_of_key
 from controlplane.api.lifecycle.keys import ChangeKeyRequest, CreateKeyRequest, quotas_after, view_of
-from controlplane.cli.remote import check_key, is_local, key_for
-from controlplane.errors import ConfigError, InvalidRequest, SandlotError
+from controlplane.cli.place import check_key, key_for
+from controlplane.client.server import Server
+from controlplane.errors import ConfigError, InvalidRequest
 from controlplane.sandbox import ADMIN_OWNER
 from controlplane.settings.sections import Settings
 from controlplane.store.store import Store
 
-TIMEOUT_S = 30.0
-MAX_ANSWER_BYTES = 64 << 20
-PAGE_SIZE = 200
 # The command's names of quotas → the API's names.
 QUOTAS = {name: name for name in ("sandboxes", "cpus", "memory", "disk", "snapshots")} | {"creates": "createsPerMinute"}
 _DURATION = re.compile(r"(\d{1,6})([mhd])")
@@ -125,76 +120,38 @@ def _place(
         yield _Local(Keys(dict.fromkeys(settings.server.named_keys or ("api-key",), ""), store), store)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A handler that follows no redirect. A Sandlot server sends none, and a redirect would carry the key away."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Follow no redirect."""
-
-
 class _Server:
     """The API of a running server."""
 
     def __init__(self, address: str, key: str) -> None:
-        self._address = address.rstrip("/").removesuffix("/v1")
-        self._key = key
-        # A proxy of the environment is meant for other machines.
-        proxies = [urllib.request.ProxyHandler({})] if is_local(address) else []
-        self._open = urllib.request.build_opener(_NoRedirects, *proxies).open
+        self._server = Server(address, key)
 
     def answers(self) -> bool:
         """Return whether a server answers."""
-        try:
-            self._ask("GET", "/version")
-        except ConfigError:
-            return False
-        except SandlotError:
-            pass  # a refusal is an answer
-        return True
+        return self._server.answers()
 
     def create(self, body: Shown) -> Shown:
         """Make a key."""
-        made: Shown = self._ask("POST", "/v1/keys", body)
+        made: Shown = self._server.ask("POST", "/v1/keys", body)
         return made
 
     def list(self) -> Sequence[Shown]:
         """Return all keys."""
-        keys, page = [], 1
-        while True:
-            answer = self._ask("GET", f"/v1/keys?page={page}&pageSize={PAGE_SIZE}")
-            keys += answer["items"]
-            if not answer["pagination"]["hasNextPage"]:
-                return keys
-            page += 1
+        return list(self._server.pages("/v1/keys"))
 
     def get(self, key: str) -> Shown:
         """Return one key."""
-        found: Shown = self._ask("GET", _path(key))
+        found: Shown = self._server.ask("GET", _path(key))
         return found
 
     def change(self, key: str, body: Shown) -> Shown:
         """Change a key."""
-        changed: Shown = self._ask("PATCH", _path(key), body)
+        changed: Shown = self._server.ask("PATCH", _path(key), body)
         return changed
 
     def withdraw(self, key: str, *, end_sandboxes: bool) -> None:
         """Withdraw a key."""
-        self._ask("DELETE", _path(key) + ("?endSandboxes=true" if end_sandboxes else ""))
-
-    def _ask(self, method: str, path: str, body: Shown | None = None) -> Any:
-        """Return the answer of the server. Raises ConfigError without an answer, SandlotError for a refusal."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"OPEN-SANDBOX-API-KEY": self._key, "Content-Type": "application/json"}
-        request = urllib.request.Request(self._address + path, data=data, method=method, headers=headers)  # noqa: S310 - checked above
-        try:
-            with self._open(request, timeout=TIMEOUT_S) as response:
-                return json.loads(response.read(MAX_ANSWER_BYTES) or b"null")
-        except urllib.error.HTTPError as error:
-            with error:
-                raise SandlotError(f"{self._address} answers {error.code}: {_message(error.read(1 << 16))}") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error) or type(error).__name__
-            raise ConfigError(f"{self._address} does not answer as a Sandlot server does: {reason}") from None
+        self._server.ask("DELETE", _path(key) + ("?endSandboxes=true" if end_sandboxes else ""))
 
 
 class _Local:
@@ -256,13 +213,6 @@ def _convert(body: Shown, kind: type[Any]) -> Any:
 
 def _path(key: str) -> str:
     return f"/v1/keys/{urllib.parse.quote(key, safe='')}"
-
-
-def _message(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
 
 
 def _quotas(texts: Sequence[str]) -> Shown:

@@ -1,4 +1,4 @@
-"""The command line: `sandlot` with `serve`, `doctor`, `attack`, `images`, `key` or `keys`."""
+"""The command line. `commands.py` has the table of commands; those that need this machine are here."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-import structlog
-import uvloop
-
-from controlplane import logs
-from controlplane.access import credentials
+from controlplane.cli import commands
+from controlplane.cli.parsing import MORE_FLAGS, Options, Parser, given_settings, settings_parser
+from controlplane.cli.place import key_for, own_key
+from controlplane.client.address import address_of
+from controlplane.client.cures import cure
 from controlplane.errors import ConfigError, EngineUnavailable, SandlotError
-from controlplane.settings import load, table
+from controlplane.settings import load
 from controlplane.settings.sections import Settings
-
-log = structlog.get_logger()
-
-_MORE_FLAGS = "This command also takes every setting in `sandlot serve --help`."
 
 # A shell reports this status for a program that SIGPIPE has ended.
 UNREAD = 128 + 13
+INTERRUPTED = 128 + 2
 
 
 class _Unwritten(Exception):
@@ -68,83 +64,95 @@ def _abandon_output() -> None:
 
 
 def _run_command(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if options.run is None:
+    given = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser(next((text for text in given if not text.startswith("-")), ""))
+    options = parser.parse_args(given)
+    if options.run is None and options.module is None:
         parser.print_help()
         return 0
+    own_failure = getattr(options.module, "FAILED", 0)
     try:
-        warnings: list[str] = []
-        settings = load.load(options.config, os.environ, _flags(options), warnings.append)
-        logs.configure(settings.logs)
-        for warning in warnings:
-            log.warning("config.deprecated", message=warning)
-        result: int = options.run(settings, options)
-    except ConfigError as error:
-        print(f"sandlot: {error.message}", file=sys.stderr)
-        return 2
+        if options.module is not None:
+            result: int = options.module.run(options, _print)
+        else:
+            result = options.run(_settings(options), options)
     except EngineUnavailable as error:
-        print(f"sandlot: {error.message}\n(`make engine` starts one; `sandlot doctor` checks it)", file=sys.stderr)
+        _complain(f"{error.message}\n(`make engine` starts one; `sandlot doctor` checks it)")
         return 1
     except SandlotError as error:
-        print(f"sandlot: {error.message}", file=sys.stderr)
-        return 1
+        _complain(cure(error))
+        return own_failure or (2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return result
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that names the flag that was probably meant."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        flag = next((text for text in unknown if text.startswith("--")), "")
-        super().error(message + (table.nearest_flag(flag) if flag else ""))
+def _complain(message: str) -> None:
+    print(f"sandlot: {message}", file=sys.stderr)
 
 
-def _settings(*, are_shown: bool) -> _Parser:
-    """Return a parser of all settings, which every command takes. The help of most commands omits them."""
-    parser = _Parser(add_help=False)
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help=f"settings file [{load.FILE_VARIABLE}, default: {load.DEFAULT_FILE}, if it exists]",
-    )
-    for row in table.settings_table():
-        text = f"{row.help} [{row.environment_name}, default: {_shown(row.default)}]".replace("%", "%%")
-        parser.add_argument(
-            row.flag,
-            dest=f"{row.section}.{row.key}",
-            metavar="VALUE",
-            help=text if are_shown else argparse.SUPPRESS,
-        )
-    return parser
+def _settings(options: Options) -> Settings:
+    """Return the settings of this machine's server, and set the log up as they say. Raises ConfigError."""
+    import structlog
+
+    from controlplane import logs
+
+    warnings: list[str] = []
+    settings = load.load(options.config, os.environ, given_settings(options), warnings.append)
+    logs.configure(settings.logs)
+    for warning in warnings:
+        structlog.get_logger().warning("config.deprecated", message=warning)
+    return settings
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+class _TopParser(Parser):
+    """The parser of `sandlot` itself, whose help has the commands by group."""
+
+    def format_help(self) -> str:
+        """Return the help."""
+        return commands.help_text(self.prog, self.description or "", self.epilog or "")
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """Return the parser. Only the *chosen* command has its options."""
+    parser = _TopParser(
         prog="sandlot",
         description="A self-hosted sandbox server for running code that nobody has reviewed.",
         epilog="Settings come from the file, then the environment, then flags. See docs/configuration.md.",
     )
-    parser.add_argument("--version", action="version", version=f"sandlot {version('sandlot')}")
-    parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    # Abbreviated flags are not allowed: a new setting could change their meaning.
-    add = functools.partial(commands.add_parser, allow_abbrev=False)
-    command = functools.partial(add, parents=[_settings(are_shown=True)])
-    serve = command("serve", help="run the server until Ctrl-C or SIGTERM")
+    parser.add_argument("--version", action=commands.Version)
+    parser.set_defaults(run=None, module=None)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    commands.add(subparsers, chosen)
+    if chosen in commands.BY_NAME and not commands.BY_NAME[chosen].module:
+        _add_own(subparsers)
+    else:
+        for command in commands.COMMANDS:
+            if not command.module:
+                subparsers.add_parser(command.name, help=command.help)
+    return parser
+
+
+def _add_own(subparsers: Any) -> None:
+    """Add the commands of this module."""
+
+    def add(name: str, **options: Any) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = subparsers.add_parser(name, help=commands.BY_NAME[name].help, **options)
+        return parser
+
+    command = functools.partial(add, parents=[settings_parser(are_shown=True)])
+    serve = command("serve")
     serve.add_argument(
         "--build",
         action="store_true",
         help="build the images of the warm pools before serving, and the others meanwhile",
     )
     serve.set_defaults(run=_serve)
-    doctor = command("doctor", help="check this machine, and print a cure for each failure")
+    doctor = command("doctor")
     doctor.set_defaults(run=_doctor)
-    quiet = _settings(are_shown=False)
-    command = functools.partial(add, parents=[quiet], epilog=_MORE_FLAGS)
-    attack = command("attack", help="attack a running server as its users could, and print a cure for each success")
+    quiet = settings_parser(are_shown=False)
+    command = functools.partial(add, parents=[quiet], epilog=MORE_FLAGS)
+    attack = command("attack")
     attack.add_argument("--server", metavar="URL", help="the server's address [default: from the settings]")
     attack.add_argument(
         "--api-key", metavar="KEY", help="an admin key of the server [default: as `sandlot key` prints it]"
@@ -156,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--json", action="store_true", help="print the report as JSON")
     attack.add_argument("--record", action="store_true", help="store the report for [security] ready_needs_attack")
     attack.set_defaults(run=_attack)
-    images = command("images", help="build the images whose inputs changed, list them, or check them")
+    images = command("images")
     images.add_argument(
         "action",
         nargs="?",
@@ -166,22 +174,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     images.add_argument("names", nargs="*", metavar="NAME", help="image folders [default: all]; check takes any image")
     images.set_defaults(run=_images)
-    key = command("key", help="print the API key that the first start created")
+    key = command("key")
     key.set_defaults(run=_key)
-    _add_keys(commands.add_parser("keys", help="create, list, change and withdraw API keys"), quiet)
-    return parser
+    _add_keys(add("keys"), quiet)
 
 
-def _add_keys(keys: argparse.ArgumentParser, settings: _Parser) -> None:
+def _add_keys(keys: argparse.ArgumentParser, settings: Parser) -> None:
     """Add the actions of `sandlot keys`. docs/keys.md explains scopes, owners and quotas."""
-    where = _Parser(add_help=False)
+    where = Parser(add_help=False)
     where.add_argument("--server", metavar="URL", help="the server's address [default: the server on this machine]")
     where.add_argument(
         "--api-key", metavar="KEY", help="an admin key of the server [default: as `sandlot key` prints it]"
     )
     where.add_argument("--json", action="store_true", help="print the answer of the API")
-    actions = keys.add_subparsers(title="actions", metavar="ACTION", parser_class=_Parser, required=True, dest="action")
-    action = functools.partial(actions.add_parser, parents=[where, settings], epilog=_MORE_FLAGS, allow_abbrev=False)
+    actions = keys.add_subparsers(title="actions", metavar="ACTION", parser_class=Parser, required=True, dest="action")
+    action = functools.partial(actions.add_parser, parents=[where, settings], epilog=MORE_FLAGS)
     create = action("create", help="create a key, and print it this once")
     change = action("change", help="change the name, scopes or quotas of a key")
     for parser in (create, change):
@@ -213,18 +220,6 @@ def _add_keys(keys: argparse.ArgumentParser, settings: _Parser) -> None:
         parser.set_defaults(run=_keys)
 
 
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return ",".join(default) or "none"
-    return "none" if default == "" else str(default).lower() if isinstance(default, bool) else str(default)
-
-
-def _flags(options: argparse.Namespace) -> Mapping[tuple[str, str], str]:
-    rows = table.settings_table()
-    given = {(row.section, row.key): getattr(options, f"{row.section}.{row.key}") for row in rows}
-    return {name: text for name, text in given.items() if text is not None}
-
-
 def _print(text: str, end: str = "\n") -> None:
     """Print a line and flush it. Raises _Unwritten."""
     try:
@@ -242,10 +237,12 @@ def _print_while_possible(text: str) -> None:
 
 
 def _run(work: Coroutine[object, object, int | None]) -> int:
+    import uvloop
+
     try:
         return uvloop.run(work) or 0
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 # Imports are inside the commands, so that `sandlot key` does not load a web server.
@@ -265,16 +262,15 @@ def _doctor(settings: Settings, options: argparse.Namespace) -> int:
 
 def _attack(settings: Settings, options: argparse.Namespace) -> int:
     from controlplane.attack import command
-    from controlplane.cli.remote import key_for
 
     if options.list:
         return command.list_attacks(options.only, _print)
     if options.record and options.only:
         raise ConfigError("--record needs all attacks; leave out --only")
-    own_key = functools.partial(_own_key, settings)
+    own = functools.partial(own_key, settings)
     order = command.Order(
-        server=options.server or command.address_of(settings.server.host, settings.server.port),
-        key=key_for(options.server, options.api_key, own_key) if options.server else options.api_key or own_key(),
+        server=options.server or address_of(settings.server.host, settings.server.port),
+        key=key_for(options.server, options.api_key, own) if options.server else options.api_key or own(),
         image=settings.sandbox.image,
         only=tuple(options.only),
         as_json=options.json,
@@ -319,31 +315,15 @@ def _images(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _key(settings: Settings, options: argparse.Namespace) -> int:
-    _print(_own_key(settings))
+    _print(own_key(settings))
     return 0
 
 
 def _keys(settings: Settings, options: argparse.Namespace) -> int:
-    from controlplane.attack.command import address_of
     from controlplane.cli import keys
 
     address = address_of(settings.server.host, settings.server.port)
-    return keys.run(settings, options, address, functools.partial(_own_key, settings), _print)
-
-
-def _own_key(settings: Settings) -> str:
-    """Return an admin key of the server with these settings. Raises ConfigError."""
-    if settings.server.api_keys:
-        return next(iter(settings.server.named_keys.values()))
-    state_dir = Path(settings.paths.state_dir)
-    try:
-        return credentials.read_api_key(state_dir)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no key in {state_dir} yet: the first `sandlot serve` makes one") from None
-    except PermissionError:
-        raise ConfigError(f"{state_dir}/api-key belongs to the user who runs the server") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{state_dir}/api-key: cannot be read: {error}") from error
+    return keys.run(settings, options, address, functools.partial(own_key, settings), _print)
 
 
 if __name__ == "__main__":

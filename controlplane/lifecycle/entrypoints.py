@@ -105,8 +105,8 @@ class Entrypoints:
         with contextlib.suppress(SandlotError, TimeoutError):
             async with asyncio.timeout(OUTPUT_TIMEOUT_S):
                 if link is not None:
-                    output = await read_output(link, ENTRYPOINT_ID)
-                    self._registry.journal.keep_output(sandbox_id, output[-KEPT_OUTPUT_BYTES:])
+                    output, end = await read_output(link, ENTRYPOINT_ID)
+                    self._registry.journal.keep_output(sandbox_id, output[-KEPT_OUTPUT_BYTES:], end)
         return output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
+from typing import NamedTuple
 
 import msgspec
 from websockets.asyncio.connection import Connection as WebSocket
@@ -142,17 +143,24 @@ class Link:
             self._websocket.transport.abort()
 
 
-async def read_output(link: Link, process_id: str) -> bytes:
-    """Return the kept output of a process as text, at most MAX_OUTPUT_BYTES of it.
+class KeptOutput(NamedTuple):
+    """The kept output of a process as text, and its end: the number of bytes that the process has printed in all."""
+
+    data: bytes
+    end: int
+
+
+async def read_output(link: Link, process_id: str, offset: int = 0) -> KeptOutput:
+    """Return the kept output of a process from byte *offset* on, at most MAX_OUTPUT_BYTES of it.
 
     Raises what `Stream.receive` raises, and LinkLost if execd sends anything else.
     """
     output = bytearray()
-    async with await link.open(ProcessOutput(id=process_id, as_text=True)) as stream:
+    async with await link.open(ProcessOutput(id=process_id, offset=offset, as_text=True)) as stream:
         stream.end()
-        await stream.expect(ProcessState)
+        state = await stream.expect(ProcessState)
         while len(output) < MAX_OUTPUT_BYTES and (piece := await stream.receive()) is not None:
             if not isinstance(piece, Data):
                 raise LinkLost(f"execd answered with {type(piece).__name__} where output was due")
             output += piece.data
-    return bytes(output[:MAX_OUTPUT_BYTES])
+    return KeptOutput(bytes(output[:MAX_OUTPUT_BYTES]), state.output_end)

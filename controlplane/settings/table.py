@@ -111,8 +111,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower_case = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" (did you mean {by_lower_case[close[0]]}?)" if close else ""
-
-
-def nearest_flag(text: str) -> str:
-    """Return the flag that was probably meant, as the end of a sentence; "" if none is close."""
-    return nearest(text.partition("=")[0], ["--config", *(row.flag for row in settings_table())])

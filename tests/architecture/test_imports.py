@@ -171,7 +171,10 @@ ARROWS: dict[str, set[str]] = {
     "controlplane.attack.client": {"aiohttp", "msgspec", "yarl"},
     # The composition root, and the commands.
     "controlplane.server": {"controlplane", "execd.wire.discreet", "msgspec", "prometheus_client", "structlog"},
+    # A client of any server: it knows the server by HTTP and the native stream alone.
+    "controlplane.client": {"controlplane.errors", "msgspec", "websockets"},
     "controlplane.cli": {"controlplane", "execd.wire", "msgspec", "structlog", "uvloop"},
+    "controlplane.cli.sandboxes": {"controlplane.cli", "controlplane.client", "controlplane.errors"},
 }
 
 # Standard modules that only some may have.
@@ -179,11 +182,17 @@ GUARDED = {
     "sqlite3": {"controlplane.store.store"},
     "ssl": set(),
     "ctypes": {"execd.session.namespaces"},
-    "argparse": {"controlplane.cli.keys", "controlplane.cli.main"},
+    "argparse": {
+        *("controlplane.cli.commands", "controlplane.cli.keys", "controlplane.cli.main", "controlplane.cli.parsing"),
+        *("controlplane.cli.sandboxes.exec", "controlplane.cli.sandboxes.run"),
+    },
 }
 
 # Imports inside a function need a reason.
 LAZY = {
+    ("controlplane.cli.commands", "__call__"): "the metadata of packages is slow to read",
+    ("controlplane.cli.main", "_settings"): "the same",
+    ("controlplane.cli.main", "_run"): "the same",
     ("controlplane.cli.main", "_serve"): "each command loads only what it needs, so that --help and errors are quick",
     ("controlplane.cli.main", "_doctor"): "the same",
     ("controlplane.cli.main", "_attack"): "the same",

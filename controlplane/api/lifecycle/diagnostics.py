@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.edge.bodies import Wire, json_answer
-from controlplane.api.edge.parameters import sandbox_id_of
+from controlplane.api.edge.parameters import integer, sandbox_id_of
 from controlplane.errors import InvalidRequest, NotFound, SandlotError
 from controlplane.lifecycle.records.journal import KEPT
 from controlplane.link.link import read_output
@@ -37,6 +38,7 @@ class DiagnosticContent(Wire, frozen=True, kw_only=True):
     truncated: bool
     content: str
     content_length: int
+    cursor: int | UnsetType = UNSET
     warnings: tuple[str, ...] = ()
 
 
@@ -52,10 +54,13 @@ class Diagnostics:
 
         `logs` has the scope `container`: the last output of the entrypoint. `events` has the scope `runtime`: changes
         of state, renewals and messages of the engine. The scope `all` is the same. Without a scope, the answer is text.
+
+        With `cursor`, a number of bytes, `logs` has all that was printed after them and is still kept; the answer names
+        the next cursor. To read diagnostics is not a use of the sandbox.
         """
         sandbox_id, kind = sandbox_id_of(request), request.path_params["kind"]
         self._registry.get(sandbox_id)
-        scope = request.query_params.get("scope", "")
+        scope, cursor = request.query_params.get("scope", ""), integer(request, "cursor")
         if kind in ("summary", "inspect"):
             return Response(await self._summary(sandbox_id), media_type=TEXT)
         if kind not in ("logs", "events"):
@@ -63,7 +68,16 @@ class Diagnostics:
         only = "container" if kind == "logs" else "runtime"
         if scope not in ("", only, "all"):
             raise InvalidRequest(f"scope: must be {only} or all, not {scope[:64]!r}", code="diagnostics.scope")
-        content, truncated, warnings = await self._logs(sandbox_id) if kind == "logs" else self._events(sandbox_id)
+        if cursor is not None and not (kind == "logs" and scope):
+            raise InvalidRequest("cursor: needs logs, and a scope", code="request.query")
+        end: int | UnsetType = UNSET
+        if cursor is not None:
+            content, end, warnings = await self._logs_after(sandbox_id, cursor)
+            truncated = False
+        elif kind == "logs":
+            content, truncated, warnings = await self._logs(sandbox_id)
+        else:
+            content, truncated, warnings = self._events(sandbox_id)
         if not scope:
             return Response(content, media_type=TEXT, headers={"Deprecation": "true"})
         return json_answer(
@@ -76,19 +90,34 @@ class Diagnostics:
                 truncated=truncated,
                 content=content,
                 content_length=len(content.encode()),
+                cursor=end,
                 warnings=warnings,
             )
         )
 
     async def _logs(self, sandbox_id: str) -> tuple[str, bool, tuple[str, ...]]:
-        output = self._registry.journal.output(sandbox_id)
-        if output is None:
-            try:
-                output = await read_output(await self._relay.link(sandbox_id), ENTRYPOINT_ID)
-            except SandlotError as error:
-                return "", False, (f"the output of the entrypoint cannot be read now: {error.public}",)
+        try:
+            output, _ = await self._output(sandbox_id)
+        except SandlotError as error:
+            return "", False, (_unreadable(error),)
         text, is_cut = last_lines(output)
         return text, is_cut, ()
+
+    async def _logs_after(self, sandbox_id: str, cursor: int) -> tuple[str, int, tuple[str, ...]]:
+        """Return the output of an entrypoint from a byte on, the next cursor, and warnings."""
+        try:
+            output, end = await self._output(sandbox_id, cursor)
+        except SandlotError as error:
+            return "", cursor, (_unreadable(error),)
+        return output.decode(errors="replace"), max(cursor, end), ()
+
+    async def _output(self, sandbox_id: str, cursor: int = 0) -> tuple[bytes, int]:
+        """Return the output of an entrypoint from a byte on, and its end. Raises SandlotError."""
+        kept = self._registry.journal.output(sandbox_id)
+        if kept is None:
+            return await read_output(await self._relay.link(sandbox_id), ENTRYPOINT_ID, cursor)
+        output, end = kept
+        return output[max(0, len(output) - max(0, end - cursor)) :], end
 
     def _events(self, sandbox_id: str) -> tuple[str, bool, tuple[str, ...]]:
         journal = self._registry.journal
@@ -116,6 +145,10 @@ class Diagnostics:
         events, _, _ = self._events(sandbox_id)
         head = "".join(f"{name + ':':<12}{value}\n" for name, value in facts.items())
         return f"{head}\nevents\n{events}\nlogs\n{logs or ' '.join(warnings)}\n"
+
+
+def _unreadable(error: SandlotError) -> str:
+    return f"the output of the entrypoint cannot be read now: {error.public}"
 
 
 def last_lines(output: bytes) -> tuple[str, bool]:

@@ -136,7 +136,7 @@ _OF_A_SANDBOX = (
         *("sandbox.diagnostics", "GET", f"{SANDBOX_PATH}/diagnostics/{{kind}}", Diagnostics.read, Needs.READ),
         is_change=False,
         answer=(DiagnosticContent, TEXT),
-        query=(Parameter("scope"),),
+        query=(Parameter("scope"), Parameter("cursor", COUNT)),
         errors=(400, 404, 501),
     ),
     Operation(

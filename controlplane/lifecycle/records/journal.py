@@ -25,7 +25,7 @@ class Journal:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._entries: dict[str, deque[Entry]] = {}
-        self._output: dict[str, bytes] = {}
+        self._output: dict[str, tuple[bytes, int]] = {}
 
     def note(self, sandbox_id: str, kind: str, text: str = "") -> None:
         """Write an entry; beyond the last fifty the oldest is dropped."""
@@ -39,12 +39,15 @@ class Journal:
         """Return whether entries may have been dropped."""
         return len(self._entries.get(sandbox_id, ())) == KEPT
 
-    def keep_output(self, sandbox_id: str, output: bytes) -> None:
-        """Keep what an entrypoint said last."""
-        self._output[sandbox_id] = output
+    def keep_output(self, sandbox_id: str, output: bytes, end: int) -> None:
+        """Keep what an entrypoint said last. *end* is the number of bytes that it said in all."""
+        self._output[sandbox_id] = output, end
 
-    def output(self, sandbox_id: str) -> bytes | None:
-        """Return what an ended entrypoint said last; None while it runs, or when nobody knows."""
+    def output(self, sandbox_id: str) -> tuple[bytes, int] | None:
+        """Return what an ended entrypoint said last, and the number of bytes that it said in all.
+
+        None while it runs, and if that is not known any more.
+        """
         return self._output.get(sandbox_id)
 
     def forget(self, sandbox_id: str) -> None:

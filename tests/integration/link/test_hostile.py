@@ -446,7 +446,7 @@ async def test_output_without_end(monkeypatch: pytest.MonkeyPatch, most_bytes: i
     monkeypatch.setattr(link_module, "MAX_OUTPUT_BYTES", most_bytes)
     async with plane_at_work() as plane, _evil_agent(plane, _endless_output) as link:
         async with asyncio.timeout(20):
-            assert len(await read_output(link, "entrypoint")) == most_bytes
+            assert len((await read_output(link, "entrypoint")).data) == most_bytes
         assert link.statistics().streams == 0
 
 

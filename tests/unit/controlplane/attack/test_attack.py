@@ -20,7 +20,6 @@ from controlplane.attack.client.model import Attack, Result
 from controlplane.attack.client.outcome import Outcome, Verdict, broken, held, not_applicable, unclear
 from controlplane.attack.client.program import PRELUDE, command, given, judge
 from controlplane.attack.client.target import Ran, read_events
-from controlplane.attack.command import address_of
 from controlplane.attack.report import Gate, Report, lines, make_report, record
 from controlplane.cli.main import main
 
@@ -220,10 +219,3 @@ def test_what_cannot_be_attacked(flags: list[str], message: str, capsys: pytest.
     """Status 2, and what to do."""
     assert main(["attack", "--api-key", "x" * 16, *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_address_of_a_server_that_listens_everywhere() -> None:
-    """It is asked on this machine's loopback."""
-    assert address_of("0.0.0.0", 80) == "http://127.0.0.1:80"
-    assert address_of("::", 80) == "http://[::1]:80"
-    assert address_of("10.0.0.1", 80) == "http://10.0.0.1:80"

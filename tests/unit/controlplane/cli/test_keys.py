@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -17,6 +15,7 @@ from controlplane.cli.main import main
 from controlplane.store.store import Store
 from tests.support.agent.live_agent import free_port
 from tests.support.server.api_server import API_KEY, serving
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -32,28 +31,9 @@ def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     logging.root.setLevel(level)
 
 
-class Terminal:
-    """Runs commands; keeps what they print."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self.error = ""
-
-    async def run(self, *arguments: str, code: int = 0) -> str:
-        """Return what a command prints; it must end with that exit code."""
-        assert await asyncio.to_thread(main, ["keys", *arguments]) == code
-        said = self._capsys.readouterr()
-        self.error = said.err
-        return said.out
-
-    async def json(self, *arguments: str) -> Any:
-        """Return what a command prints with --json."""
-        return json.loads(await self.run(*arguments, "--json"))
-
-
 @pytest.fixture
 def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(capsys)
+    return Terminal(capsys, "keys")
 
 
 async def go_through_the_life_of_a_key(terminal: Terminal, where: list[str]) -> None:

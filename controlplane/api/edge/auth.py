@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controlplane.access.attempts import Attempts
 from controlplane.access.connections import KeyEnded
 from controlplane.access.control import AccessControl
-from controlplane.access.scopes import Caller, Needs, caller_for_sandbox
+from controlplane.access.scopes import Caller, caller_for_sandbox
 from controlplane.api.edge.addresses import Address, address_of
 from controlplane.api.edge.guard import set_caller
 from controlplane.api.edge.notes import note
@@ -37,6 +37,7 @@ TOKEN_HEADERS = frozenset(
     name.lower().encode() for name in (EXECD_TOKEN_HEADER, EGRESS_TOKEN_HEADER, PORT_TOKEN_HEADER)
 )
 
+METRICS = "metrics"  # the operation that a setting opens
 MAX_SECRETS = 8  # of one request that are looked at: each costs a hash and a signature
 PAGES = "/console"  # the console's pages, which need no key; its operations are below `/v1`
 POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, 7.4.1)
@@ -74,13 +75,13 @@ class Authentication:
         open_metrics: bool,
         console: bool,
     ) -> None:
-        open_needs = {Needs.NOTHING, Needs.WATCH} if open_metrics else {Needs.NOTHING}
-        self._open = {each.path for each in operations if each.needs in open_needs}
+        opened = [each for each in operations if each.is_open or (open_metrics and each.name == METRICS)]
+        self._open = {each.path for each in opened}
         # Methods at these paths that need a key.
         self._keyed = {
             (method, each.full_path)
             for each in operations
-            if each.full_path in self._open and each.needs not in open_needs
+            if each.full_path in self._open and each not in opened
             for method in (*each.method.split(), *(["HEAD"] if "GET" in each.method else ()))
         }
         self._has_pages = console

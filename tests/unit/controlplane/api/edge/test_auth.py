@@ -15,8 +15,10 @@ from controlplane.access.control import AccessControl
 from controlplane.access.credentials import Credentials
 from controlplane.access.key import Quotas
 from controlplane.access.keys import Keys
+from controlplane.access.scopes import Needs
 from controlplane.api.edge import auth
 from controlplane.api.edge.auth import Authentication
+from controlplane.api.edge.operation import Operation
 from controlplane.api.edge.tickets import Tickets
 from tests.support.server.access import fixed_access
 from tests.support.server.api_server import API_KEY, serving
@@ -185,3 +187,44 @@ async def test_a_timeout_of_the_request_itself_is_none_of_the_key() -> None:
     }
     with pytest.raises(TimeoutError, match="of something else"):
         await middleware(scope, None, None)  # type: ignore[arg-type]
+
+
+# -- what needs no key ----------------------------------------
+
+
+@pytest.mark.parametrize(("open_metrics", "served"), [(True, {"/health", "/metrics"}), (False, {"/health"})])
+async def test_open_metrics_opens_the_metrics_alone(open_metrics: bool, served: set[str]) -> None:
+    """Not what else is told of the whole server to who may watch it."""
+    rows = [
+        Operation("health", "GET", "/health", None, Needs.NOTHING),
+        Operation("metrics", "GET", "/metrics", None, Needs.WATCH),
+        Operation("server.read", "GET", "/server", None, Needs.WATCH),
+    ]
+    seen: set[str] = set()
+
+    async def serve(scope: Scope, *_: object) -> None:
+        seen.add(scope["path"])
+
+    async def send(_: Message) -> None:
+        """Take the refusals."""
+
+    middleware = Authentication(
+        serve,
+        Credentials(b""),
+        FIXED,
+        Tickets(lambda _: None),  # type: ignore[arg-type,return-value]
+        operations=rows,
+        console=False,
+        open_metrics=open_metrics,
+    )
+    for row in rows:
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": row.path,
+            "raw_path": row.path.encode(),
+            "query_string": b"",
+            "headers": [],
+        }
+        await middleware(scope, None, send)  # type: ignore[arg-type]
+    assert seen == served

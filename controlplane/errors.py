@@ -20,6 +20,7 @@ SandlotError
 │   │   ├── ImageBuildFailed    a step of the build failed
 │   │   └── BadImageFolder      a folder below `images/` is missing or invalid
 │   ├── VolumeRefused           a volume cannot be mounted
+│   ├── VolumeInUse             the volume is mounted in a container
 │   └── StartFailed             the container did not come up
 │       └── OutOfMemory         the memory limit is too low for a start
 ├── StoreError                  the store failed, and nothing was changed
@@ -193,6 +194,12 @@ class BadImageFolder(ImageError):
     """A folder below `images/` is missing or invalid; the message names it."""
 
     code = "image.bad_folder"
+
+
+class VolumeInUse(RuntimeFailure):
+    """The volume is mounted in a container."""
+
+    code = "volume.in_use"
 
 
 class VolumeRefused(RuntimeFailure):

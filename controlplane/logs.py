@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import logging
 import re
 import sys
-from typing import TextIO, cast
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -85,6 +91,72 @@ def _redact_text(_: WrappedLogger, __: str, text: EventDict) -> str:
     return redact(str(text))  # the event as the renderer before has made it
 
 
+MAX_LINES = 1000  # of the log that are kept in memory
+MAX_LINE_BYTES = 4096  # of the fields of one of them
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One event of the log. `seq` grows by one with each."""
+
+    seq: int
+    at: str  # ISO 8601, UTC
+    level: str
+    event: str
+    fields: dict[str, Any]  # JSON, without secrets
+
+
+class Tail:
+    """The last lines of the log, for those who cannot see stderr. Any thread may log."""
+
+    def __init__(self) -> None:
+        self._lines: deque[Line] = deque(maxlen=MAX_LINES)
+        self._last = 0
+        self._lock = threading.Lock()
+        self._followers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def keep(self, logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+        """Keep an event whose secrets are gone, and return it as it is, as a processor of structlog."""
+        fields = {**_TRACEBACKS(logger, name, dict(event))} if "exc_info" in event else dict(event)
+        fields = cast(dict[str, Any], {key: _redacted(value) for key, value in fields.items() if key[0] != "_"})
+        at, level, text = (str(fields.pop(key, "")) for key in ("timestamp", "level", "event"))
+        size = len(msgspec.json.encode(fields, enc_hook=str))
+        if size > MAX_LINE_BYTES:
+            fields = {"left_out": f"{size} bytes: see the server's own log"}
+        with self._lock:
+            self._last += 1
+            self._lines.append(Line(self._last, at, level, text[:MAX_LINE_BYTES], fields))
+            for loop, woken in self._followers:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(woken.set)
+        return event
+
+    def after(self, seq: int, most: int) -> list[Line]:
+        """Return the oldest lines with a number above *seq*, at most *most*."""
+        with self._lock:
+            return [line for line in self._lines if line.seq > seq][:most]
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The numbers of the oldest line and of the newest one; the first is above the second if there are none."""
+        with self._lock:
+            return self._last - len(self._lines) + 1, self._last
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[asyncio.Event]:
+        """Yield an event that is set with each line, inside of the block."""
+        follower = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            self._followers.add(follower)
+        try:
+            yield follower[1]
+        finally:
+            with self._lock:
+                self._followers.discard(follower)
+
+
+TAIL = Tail()  # of this process, as the configuration of structlog is
+
+
 def is_json(settings: LogSettings) -> bool:
     """Return whether logs are JSON, for machines."""
     return settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
@@ -100,10 +172,11 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[Processor] = (
-        [_TRACEBACKS, _redact_values, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, _redact_values, TAIL.keep, structlog.processors.JSONRenderer()]
         if is_json(settings)
         else [
             _redact_values,
+            TAIL.keep,
             # Texts of clients are quoted, because a terminal obeys control characters. The plain traceback never has
             # local variables, whatever packages are installed.
             structlog.dev.ConsoleRenderer(

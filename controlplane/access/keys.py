@@ -137,6 +137,13 @@ class Keys:
             return False
         return caller_of_key(key).may(Needs.USE, sandbox_id)
 
+    def caller_with(self, key_id: str) -> Caller | None:
+        """Return the caller that a key stands for now; None if the key does not exist, or has expired."""
+        key = self._keys.get(key_id)
+        if key is None or (key.expires_at is not None and key.expires_at <= self._now()):
+            return None
+        return caller_of_key(key)
+
     def get(self, key_id: str) -> Key:
         """Return a key by its id. Raises NotFound."""
         try:

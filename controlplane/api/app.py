@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,11 +46,23 @@ from controlplane.api.ports.forward import Ports
 from controlplane.api.ports.sandbox_tokens import SandboxTokens
 from controlplane.api.routes import OPERATIONS, Routes, mount
 from controlplane.api.runs.runs import Runs
+from controlplane.api.server.events import Events
+from controlplane.api.server.information import Information
+from controlplane.api.server.log import Log
+from controlplane.api.server.report import Check, Reports
+from controlplane.api.server.specs import Specs
+from controlplane.api.server.stock import Images, Volumes
 from controlplane.api.stream.socket import Streams
 from controlplane.console.files import DIST, PageFiles
 from controlplane.errors import SandlotError
+from controlplane.lifecycle.events.bus import Bus
+from controlplane.lifecycle.events.news import PoolNews
+from controlplane.logs import TAIL
+from controlplane.runtime.driver import Driver
 from controlplane.sandbox import Limits
+from controlplane.settings.sections import Settings
 from controlplane.telemetry.metrics import Metrics
+from execd.wire.discreet import Discreet
 
 if TYPE_CHECKING:
     from controlplane.activity.activities import Activities
@@ -76,6 +88,16 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     console_dist: Path = DIST  # the console's built pages
 
 
+class Operator(Discreet, msgspec.Struct, frozen=True, kw_only=True):
+    """What those who look after the server see of it."""
+
+    bus: Bus
+    pools: Callable[[], Sequence[PoolNews]]  # the states of the warm pools
+    settings: Settings
+    driver: Driver
+    check: Check  # the checks of `sandlot doctor`
+
+
 def make_app(
     *,
     sandboxes: Sandboxes,
@@ -91,11 +113,13 @@ def make_app(
     metrics_registry: prometheus_client.CollectorRegistry,
     is_ready: Callable[[], bool],
     why_not_ready: Callable[[], str] = str,
+    operator: Operator,
     lifespan: Lifespan[Starlette] | None = None,
 ) -> ASGIApp:
     """Put the application together.
 
     *is_ready* tells whether the engine answers, *why_not_ready* what keeps the warm pool from its work; "" is nothing.
+    *operator* has what the operations of the server itself show.
     """
     lifecycle = Lifecycle(
         sandboxes,
@@ -116,7 +140,10 @@ def make_app(
         *_endpoints_of_execd(sandboxes, relay, runs),
         *(lifecycle, Execution(runs, guard), Snapshots(snapshots), Diagnostics(registry, relay)),
         *(Egress(sandboxes), Streams(relay, runs, activities, audit), tickets, ports),
-        ActivityReading(activities, sandboxes),
+        *(
+            ActivityReading(activities, sandboxes),
+            *_endpoints_of_server(operator, sandboxes, tickets, is_ready, why_not_ready),
+        ),
         *(audit, KeyAdministration(access.keys, sandboxes), Health(metrics_registry, is_ready, why_not_ready)),
         *(SignInDesk(access, why_off=settings.console_is_off), FrontDoor(has_console=not settings.console_is_off)),
     )
@@ -142,6 +169,24 @@ def make_app(
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _endpoints_of_server(
+    operator: Operator,
+    sandboxes: Sandboxes,
+    tickets: Tickets,
+    is_ready: Callable[[], bool],
+    why_not_ready: Callable[[], str],
+) -> tuple[object, ...]:
+    """Return the objects that serve the operations of the server itself."""
+    settings, driver = operator.settings, operator.driver
+    information = Information(
+        *(settings, driver, sandboxes), answers=is_ready, why_not_ready=why_not_ready, pools=operator.pools
+    )
+    return (
+        *(Events(operator.bus, tickets), information, Reports(operator.check), Log(TAIL), Specs()),
+        *(Images(settings, driver, sandboxes, operator.bus), Volumes(driver, sandboxes)),
+    )
 
 
 def _endpoints_of_execd(sandboxes: Sandboxes, relay: Relay, runs: Runs) -> tuple[object, ...]:

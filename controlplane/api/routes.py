@@ -23,10 +23,13 @@ from controlplane.api.egress.operations import EGRESS
 from controlplane.api.execd.operations import EXECD
 from controlplane.api.lifecycle.operations import LIFECYCLE
 from controlplane.api.ports.operations import PORTS, PORTS_BY_AGENT
+from controlplane.api.server.operations import SERVER
 from controlplane.api.stream.operations import STREAM
 
 # A path finds the first of these that it matches, so the two contracts at endpoints come before the ports.
-OPERATIONS: tuple[Operation, ...] = (*PORTS_BY_AGENT, *EXECD, *EGRESS, *PORTS, *LIFECYCLE, *STREAM, *CONSOLE)
+OPERATIONS: tuple[Operation, ...] = (
+    *(*PORTS_BY_AGENT, *EXECD, *EGRESS, *PORTS, *LIFECYCLE, *SERVER, *STREAM, *CONSOLE),
+)
 
 InUse = Callable[[str], AbstractContextManager[None]]
 

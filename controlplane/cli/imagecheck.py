@@ -9,10 +9,10 @@ from functools import partial
 
 import msgspec
 
-from controlplane.cli.trial import trial
 from controlplane.errors import SandlotError
 from controlplane.images.names import OUR_IMAGES
 from controlplane.link.link import Link
+from controlplane.server.doctor.trial import trial
 from controlplane.settings.sections import Settings
 from execd.wire.aio import Data
 from execd.wire.messages import (

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,16 @@ class BuildResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildStep:
+    """What becomes of the build of one image. `step` is the number and the text of a step, `message` a failure."""
+
+    tag: str
+    event: Literal["building", "built", "failed"]
+    step: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageStatus:
     """The status of one image for `sandlot doctor`. `version` and `size` (bytes) are None if the image is missing."""
 
@@ -72,7 +82,7 @@ async def image_status(engine: Docker, images_dir: Path, names: Sequence[str] | 
         BadImageFolder: a folder is missing or invalid.
         EngineUnavailable: the engine does not answer.
     """
-    recipes = read_recipes(images_dir, names)
+    recipes = await asyncio.to_thread(read_recipes, images_dir, names)  # it reads some hundred files
     with engine_errors():
         return [_status(recipe, await inspect_image(engine, recipe.tag)) for recipe in recipes]
 
@@ -94,6 +104,7 @@ async def build_images(
     *,
     first: bool = False,
     built: Callable[[BuildResult], None] = lambda _: None,
+    told: Callable[[BuildStep], None] = lambda _: None,
 ) -> list[BuildResult]:
     """Build the images *names* (all, if None) and their parents unless they are current, independent ones at once.
 
@@ -101,7 +112,7 @@ async def build_images(
     was never built is only built up to its stage `first`, which stands in for the image.
 
     A failed image only stops the images that are built upon it: *built* is called with each of the others, and the
-    first failure is raised after all builds have ended.
+    first failure is raised after all builds have ended. *told* is called with what becomes of each image that is built.
 
     Raises:
         BadImageFolder: a folder is missing or invalid.
@@ -117,7 +128,7 @@ async def build_images(
             stand_ins = {one.name for one in recipes if one.first and await _is_unfinished(engine, one)}
         kept = reach(recipes, wanted, stand_ins)
         needed = [recipe for recipe in recipes if recipe.name in kept]
-    return await _Builder(engine, images_dir, progress, stand_ins, built).build(needed)
+    return await _Builder(engine, images_dir, progress, stand_ins, built, told).build(needed)
 
 
 def reach(recipes: Sequence[Recipe], names: Sequence[str], stand_ins: Collection[str]) -> set[str]:
@@ -154,12 +165,14 @@ class _Builder:
         progress: Progress,
         stand_ins: Collection[str],
         built: Callable[[BuildResult], None],
+        told: Callable[[BuildStep], None],
     ) -> None:
         self._engine = engine
         self._images_dir = images_dir
         self._progress = progress
         self._stand_ins = stand_ins
         self._built = built
+        self._told = told
         self._images: dict[str, asyncio.Task[BuildResult]] = {}
 
     async def build(self, recipes: Sequence[Recipe]) -> list[BuildResult]:
@@ -194,13 +207,26 @@ class _Builder:
             if image is not None and (is_stand_in or labels_of(image).get(INPUTS_LABEL) == recipe.digest):
                 return BuildResult(recipe.name, recipe.tag, image["Id"], rebuilt=False, seconds=0.0, size=image["Size"])
             began = time.monotonic()
-            await (self._stand_in(recipe) if is_stand_in else self._build(recipe))
+            await self._told_of(recipe, self._stand_in(recipe) if is_stand_in else self._build(recipe))
             if image is not None:
                 await _remove_unused(self._engine, image["Id"])
             image = await self._engine.images.inspect(recipe.tag)
         seconds = time.monotonic() - began
         self._progress(f"{recipe.name}: done in {seconds:.1f} s, {image['Size'] / 1e6:.0f} MB")
         return BuildResult(recipe.name, recipe.tag, image["Id"], rebuilt=True, seconds=seconds, size=image["Size"])
+
+    async def _told_of(self, recipe: Recipe, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work of a build, and tell how it begins and ends."""
+        self._told(BuildStep(recipe.tag, "building"))
+        try:
+            await work
+        except BaseException as error:
+            self._told(BuildStep(recipe.tag, "failed", message=_reason(error)))
+            raise
+        self._told(BuildStep(recipe.tag, "built"))
+
+    def _steps_of(self, recipe: Recipe) -> Callable[[str], None]:
+        return lambda step: self._told(BuildStep(recipe.tag, "building", step))
 
     async def _stand_in(self, recipe: Recipe) -> None:
         await self._build_stages(recipe, recipe.dockerfile.needed_by(FIRST_STAGE))
@@ -223,6 +249,7 @@ class _Builder:
             labels={INPUTS_LABEL: recipe.digest, VERSION_LABEL: version()},
             arguments=arguments,
             progress=self._progress,
+            on_step=self._steps_of(recipe),
         )
 
     async def _build_stages(self, recipe: Recipe, stages: Sequence[Stage]) -> None:
@@ -252,6 +279,7 @@ class _Builder:
                 labels={},
                 arguments=_forwarded(),
                 progress=self._progress,
+                on_step=self._steps_of(recipe),
             )
             if before is not None:
                 await _remove_unused(self._engine, before["Id"])
@@ -259,6 +287,13 @@ class _Builder:
     async def _wait_for(self, names: Sequence[str]) -> None:
         for name in names:
             await asyncio.shield(self._images[name])
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a build failed, in a line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _forwarded() -> dict[str, str]:

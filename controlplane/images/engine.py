@@ -42,6 +42,7 @@ async def build_from(
     labels: Mapping[str, str],
     arguments: Mapping[str, str],
     progress: Progress,
+    on_step: Progress = lambda _: None,
 ) -> None:
     step = "the start of the build"
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -62,7 +63,9 @@ async def build_from(
                 if started := _STEP.match(line):
                     step = f"step {started[1]}"
                     tail.clear()
-                    progress(f"{name}: {textwrap.shorten(started[1], 100, placeholder=' …')}")
+                    shown = textwrap.shorten(started[1], 100, placeholder=" …")
+                    progress(f"{name}: {shown}")
+                    on_step(shown)
                 else:
                     tail.append(line)
     except DockerError as error:

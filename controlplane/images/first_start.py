@@ -9,8 +9,7 @@ from aiodocker import Docker
 
 from controlplane.errors import SandlotError
 from controlplane.images import build, pages, publish, recipes
-
-LATEST = ":latest"
+from controlplane.images.names import with_tag
 
 
 class Builds:
@@ -28,12 +27,16 @@ class Builds:
         Raises:
             BadImageFolder, ImageBuildFailed, EngineUnavailable: see `build_images`.
         """
-        tags = {_with_tag(name) for name in names} | {publish.EXECD_IMAGE}
+        tags = {with_tag(name) for name in names} | {publish.EXECD_IMAGE}
         ours = [recipe.name for recipe in recipes.read_recipes(self._images_dir) if recipe.tag in tags]
         await build.build_images(self._engine, self._images_dir, ours, self._announce, first=True)
 
-    async def finish(self, changed: Callable[[str], None]) -> None:
+    async def finish(
+        self, changed: Callable[[str], None], told: Callable[[build.BuildStep], None] = lambda _: None
+    ) -> None:
         """Build all images completely. Call *changed* with the name of each image that has changed.
+
+        *told* is called with what becomes of each build.
 
         A failed image does not stop the others. Raises what `begin` raises, after all builds have ended.
         """
@@ -43,32 +46,32 @@ class Builds:
                 changed(result.tag)
 
         try:
-            await self._bring_pages(built)
-            await build.build_images(self._engine, self._images_dir, None, self._announce, built=built)
+            await self._bring_pages(built, told)
+            await build.build_images(self._engine, self._images_dir, None, self._announce, built=built, told=told)
         finally:
             self._waiting.clear()  # including failed ones: no build of them follows
 
-    async def _bring_pages(self, built: Callable[[build.BuildResult], None]) -> None:
+    async def _bring_pages(
+        self, built: Callable[[build.BuildResult], None], told: Callable[[build.BuildStep], None]
+    ) -> None:
         """Build and publish the console before the larger images, because a person may be waiting for its pages."""
         if pages.CONSOLE_IMAGE not in self._waiting:
             return
         try:
-            await build.build_images(self._engine, self._images_dir, ["console"], self._announce, built=built)
+            await build.build_images(
+                self._engine, self._images_dir, ["console"], self._announce, built=built, told=told
+            )
             await pages.publish_pages(self._engine, self._announce)
         except SandlotError as error:
             self._announce(f"{error.message}\nconsole: `sandlot images build console` tries again")
 
     def reason(self, image: str) -> str:
         """Return why an image is not there yet; "" for one that no build will bring."""
-        if _with_tag(image) not in self._waiting:
+        if with_tag(image) not in self._waiting:
             return ""
         return f"{image} is being built for the first time: try again in a few minutes (the server prints the progress)"
 
 
 def is_same_image(one: str, other: str) -> bool:
     """Return whether two names mean the same image. A name without a tag means `latest`."""
-    return _with_tag(one) == _with_tag(other)
-
-
-def _with_tag(name: str) -> str:
-    return name if "@" in name or ":" in name.rpartition("/")[2] else name + LATEST
+    return with_tag(one) == with_tag(other)

@@ -25,6 +25,11 @@ _ID_ALGORITHM = "sha256"
 _ID_DIGITS = 64
 
 
+def with_tag(name: str) -> str:
+    """Return a name as engines list it: without a tag and a digest, the tag is `latest`."""
+    return name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
 class ImageName(NamedTuple):
     """The parts of a name; each but `path` may be empty."""
 

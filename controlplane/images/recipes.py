@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import io
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _HOST_CA_DIRS = (Path("/usr/local/share/ca-certificates"), Path("/etc/pki/ca-tru
 
 FIRST_STAGE = "first"
 """A stage of this name is enough to begin with: it stands in for its image until the first complete build."""
+
+_MANIFEST = re.compile(r"[^/]+/kernels/([a-z0-9_-]+)\.toml")
 
 STAGE_DOCKERFILE = ".sandlot-stage"
 """The path of a stage's Dockerfile in a build context."""
@@ -98,6 +101,21 @@ def read_recipes(images_dir: Path, names: Sequence[str] | None = None) -> list[R
     for name in names:
         visit(name, ())
     return list(done.values())
+
+
+def declared_languages(images_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Return the languages of each image folder by the name of its image; empty where there are no folders.
+
+    Those are the manifests that its Dockerfile copies, and those of its ancestors.
+
+    Raises:
+        BadImageFolder: see `read_recipes`.
+    """
+    found: dict[str, set[str]] = {}
+    for recipe in read_recipes(images_dir) if images_dir.is_dir() else ():
+        own = {match[1] for each in recipe.inputs if (match := _MANIFEST.fullmatch(each.path))}
+        found[recipe.name] = own.union(*(found[parent] for parent in recipe.parents))
+    return {f"{OUR_IMAGES}{name}:latest": tuple(sorted(languages)) for name, languages in found.items()}
 
 
 def _read_dockerfile(images_dir: Path, name: str, children: tuple[str, ...]) -> Dockerfile:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Literal
 
 import structlog
 
@@ -16,6 +18,8 @@ from controlplane.tasks import Background
 
 log = structlog.get_logger()
 
+PullEvent = Literal["pulling", "pulled", "failed"]
+
 
 class Pulls:
     """Pulls that go on."""
@@ -24,6 +28,8 @@ class Pulls:
         self._driver = driver
         self._settings = settings
         self._background = background
+        # Called with an image, what becomes of its pull, and the reason of a failure.
+        self.on_pull: Callable[[str, PullEvent, str], None] = _tell_nobody
         self._running: dict[tuple[str, Credentials | None], asyncio.Future[RuntimeFailure | None]] = {}
 
     def may_pull(self, image: str) -> bool:
@@ -65,13 +71,20 @@ class Pulls:
 
     async def _pull(self, key: tuple[str, Credentials | None], outcome: asyncio.Future[RuntimeFailure | None]) -> None:
         log.info("image.pull", image=key[0])
+        self.on_pull(key[0], "pulling", "")
         try:
             await self._driver.images.pull(*key)
         except RuntimeFailure as error:
             log.warning("image.pull_failed", image=key[0], error=error.message)
+            self.on_pull(key[0], "failed", error.public)
             outcome.set_result(error)
         else:
+            self.on_pull(key[0], "pulled", "")
             outcome.set_result(None)
         finally:
             del self._running[key]
             outcome.cancel()
+
+
+def _tell_nobody(_image: str, _event: PullEvent, _message: str) -> None:
+    """Stand for a listener to pulls."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 
 import msgspec
@@ -108,6 +108,8 @@ class Recovery:
         self._directory = directory
         self._background = background
         self.engine_answers = False  # known from `start()` on
+        # Called when the engine does not answer any more, with what is wrong, and with "" when it answers again.
+        self.on_engine: Callable[[str], None] = _tell_nobody
 
     async def start(self) -> None:
         """Take over what an earlier run left. Call it once, before requests are served.
@@ -116,7 +118,7 @@ class Recovery:
             RuntimeFailure: the engine does not list its containers, or the sockets cannot be made.
         """
         found = compare(self._registry.all(), await self._driver.containers.list())
-        self.engine_answers = True
+        self._answers()
         for sandbox in self._registry.all():
             self._endings.take_over(sandbox)
         for sandbox in found.running:
@@ -196,29 +198,41 @@ class Recovery:
                     async for event in events:
                         await self._handle(event)
                 log.warning("engine.events_ended")
+                self._is_silent("the engine has ended the flow of its events")
             except RuntimeFailure as error:
                 log.warning("engine.unavailable", error=error.message)
+                self._is_silent(error.public)
             except Exception:
                 # A bug. Without this task, nobody would hear of containers that die.
                 log.exception("recovery.watch_broken")
-            self.engine_answers = False
+                self._is_silent("the server cannot follow the engine's events")
             await asyncio.sleep(RECONNECT_S)
 
     async def _handle(self, event: RuntimeEvent) -> None:
         try:
             if event.kind is EventKind.CONNECTED:
-                self.engine_answers = True
+                self._answers()
                 # Not here: while the engine is asked for its containers, it may be gone again, and events tell.
                 self._background.start(self._sweep_after_gap(), name="recovery.sweep_after_gap")
             elif event.kind is EventKind.DISCONNECTED:
-                self.engine_answers = False
                 log.warning("engine.silent")
+                self._is_silent("the engine does not answer")
             elif event.kind in (EventKind.PAUSED, EventKind.RESUMED):
                 self._pauses.look_again(event.sandbox_id)
             else:
                 self._following.on_engine_event(event)
         except SandlotError as error:  # the next sweep sees to it; events go on
             log.warning("engine.event_failed", kind=event.kind.value, sandbox=event.sandbox_id, error=error.message)
+
+    def _answers(self) -> None:
+        if not self.engine_answers:
+            self.engine_answers = True
+            self.on_engine("")
+
+    def _is_silent(self, message: str) -> None:
+        if self.engine_answers:
+            self.engine_answers = False
+            self.on_engine(message)
 
     async def _sweep_after_gap(self) -> None:
         try:
@@ -246,3 +260,7 @@ class Recovery:
             is_live = sandbox is not None and sandbox.state in LIVE
             if not is_live and not self._provisioner.owns(sandbox_id):
                 await self._accept.close(sandbox_id)
+
+
+def _tell_nobody(_problem: str) -> None:
+    """Stand for a listener to the engine's state."""

@@ -75,6 +75,8 @@ class Snapshots:
         self._commits = Slots(COMMITS_AT_ONCE, longest_s=MAX_COMMIT_SLOT_S)
         self._removals: dict[str, asyncio.Future[SandlotError | None]] = {}
         self._snapshots = {snapshot.id: snapshot for snapshot in store.snapshots()}
+        # Called with a snapshot before and after each change; None where there is none.
+        self.on_change: Callable[[Snapshot | None, Snapshot | None], None] = _tell_nobody
 
     def recover(self) -> None:
         """Settle what an earlier run left half done.
@@ -212,7 +214,7 @@ class Snapshots:
                 break
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LAST_RETRY_S)
-        self._snapshots.pop(snapshot.id, None)
+        self.on_change(self._snapshots.pop(snapshot.id, None), None)
         self._registry.late_writes.write(snapshot.id, lambda: self._store.delete_snapshot(snapshot.id))
 
     def _check_quota(self, owner: str, by: Caller) -> None:
@@ -257,7 +259,7 @@ class Snapshots:
     def _settle(self, snapshot: Snapshot, state: SnapshotState, *, reason: str = "", message: str = "") -> None:
         """Record how the creation of a snapshot ended, even if the store cannot keep it yet."""
         settled = replace(snapshot, state=state, state_changed_at=self._now(), reason=reason, message=message)
-        self._snapshots[snapshot.id] = settled
+        self._replace(settled)
         self._registry.late_writes.write(snapshot.id, lambda: self._store.put_snapshot(settled, has_happened=True))
 
     def _how_source_ended(self, sandbox_id: str) -> str:
@@ -279,13 +281,22 @@ class Snapshots:
     def _keep(self, snapshot: Snapshot, *, is_end: bool = False) -> Snapshot:
         self._store.put_snapshot(snapshot, has_happened=is_end)
         self._registry.late_writes.written(snapshot.id)
-        self._snapshots[snapshot.id] = snapshot
+        self._replace(snapshot)
         return snapshot
+
+    def _replace(self, snapshot: Snapshot) -> None:
+        before = self._snapshots.get(snapshot.id)
+        self._snapshots[snapshot.id] = snapshot
+        self.on_change(before, snapshot)
 
 
 def no_such_snapshot(snapshot_id: str) -> NotFound:
     """Return what is said of a snapshot that does not exist, or not for the caller: the same words."""
     return NotFound(f"there is no snapshot {snapshot_id}", code="snapshot.not_found")
+
+
+def _tell_nobody(_before: Snapshot | None, _after: Snapshot | None) -> None:
+    """Stand for a listener to changes."""
 
 
 def _in_use(snapshot_id: str, by: str) -> Conflict:

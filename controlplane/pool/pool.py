@@ -21,6 +21,17 @@ log = structlog.get_logger()
 CLOSE_TIMEOUT_S = 20.0
 
 
+class ShelfStatistics(msgspec.Struct, frozen=True):
+    """The containers of one configured template at a moment, and its claims since the start."""
+
+    target: int
+    warm: int
+    starting: int
+    hits: int  # claims that found a warm container
+    misses: int
+    trouble: str  # why none is warm; "" if starts do not fail
+
+
 class PoolStatistics(msgspec.Struct, frozen=True):
     """The totals of the pool over all templates at a moment."""
 
@@ -61,7 +72,7 @@ class Pool:
         clients_wait: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._shelves = {template: Shelf(target) for template, target in targets.items()}
+        self._shelves = {template: Shelf(target, is_configured=True) for template, target in targets.items()}
         self._provision = provision
         self._discard = discard
         self._prepare = prepare
@@ -77,6 +88,7 @@ class Pool:
         self._quiet = asyncio.Event()
         self._was_full = False
         self.changed = asyncio.Event()  # set when a container is warm or a start failed; a waiting task clears it first
+        self.on_change: Callable[[], None] = _tell_nobody
         self._closed = False
         self._starts: set[asyncio.Task[None]] = set()  # starts and adoptions
         self._discards: set[asyncio.Task[None]] = set()
@@ -123,11 +135,14 @@ class Pool:
         self._claims += 1
         shelf = self._shelf(template)
         shelf.claimed(self._clock())
+        shelf.misses += 1  # until one is found
         while shelf.warm:
             warm = next((one for one in shelf.warm if one.sandbox_id in self._prepared), shelf.warm[0])
             shelf.warm.remove(warm)
             if self._is_alive(warm):
                 self._hits += 1
+                shelf.hits += 1
+                shelf.misses -= 1
                 self._act()
                 return warm
             self._throw_away(warm)
@@ -194,9 +209,9 @@ class Pool:
     def trouble(self) -> str:
         """Return the images without a warm container because starts fail, with the reasons; "" if there are none."""
         return "; ".join(
-            f"no warm container of {template.image}: {shelf.trouble}"
+            f"no warm container of {template.image}: {trouble}"
             for template, shelf in self._shelves.items()
-            if shelf.target and not shelf.warm and shelf.failures_in_a_row
+            if (trouble := shelf.why_empty)
         )
 
     def renew(self, is_old: Callable[[str], bool]) -> None:
@@ -248,6 +263,21 @@ class Pool:
             failures=self._failures,
         )
 
+    def shelves(self) -> dict[Template, ShelfStatistics]:
+        """Return the containers of each configured template."""
+        return {
+            template: ShelfStatistics(
+                target=shelf.target,
+                warm=len(shelf.warm),
+                starting=shelf.starting + len(shelf.adopting),
+                hits=shelf.hits,
+                misses=shelf.misses,
+                trouble=shelf.why_empty,
+            )
+            for template, shelf in self._shelves.items()
+            if shelf.is_configured
+        }
+
     # -- inside
 
     def _shelf(self, template: Template) -> Shelf:
@@ -288,6 +318,7 @@ class Pool:
         else:
             self._quiet.set()
         self.changed.set()
+        self.on_change()
         self._prepare_next()
         self._wake_later(now)
 
@@ -422,3 +453,7 @@ class Pool:
             self._timer = None
         if moments:
             self._timer = asyncio.get_running_loop().call_later(max(0.01, min(moments) - now), self._act)
+
+
+def _tell_nobody() -> None:
+    """Stand for a listener to changes."""

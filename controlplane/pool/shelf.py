@@ -29,8 +29,10 @@ class Warm(msgspec.Struct, frozen=True):
 class Shelf:
     """The pool's containers of one template. None is warm while a claim waits."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, *, is_configured: bool = False) -> None:
         self.target = target
+        self.is_configured = is_configured  # also with a target of 0
+        self.hits = self.misses = 0  # claims that found a warm container, and the others
         self.warm: deque[Warm] = deque()
         self.starting = 0
         self.adopting: dict[str, Warm] = {}
@@ -66,6 +68,11 @@ class Shelf:
         return True
 
     @property
+    def why_empty(self) -> str:
+        """Why no container is warm; "" if one is, or starts do not fail."""
+        return self.trouble if self.target and not self.warm and self.failures_in_a_row else ""
+
+    @property
     def not_before(self) -> float:
         """The time from which the shelf may be refilled."""
         return max(self.retry_at, self.refill_at)
@@ -95,4 +102,4 @@ class Shelf:
     @property
     def is_empty(self) -> bool:
         """Whether the pool may forget the shelf."""
-        return not (self.target or self.warm or self.starting or self.adopting or self.waiters)
+        return not (self.is_configured or self.target or self.warm or self.starting or self.adopting or self.waiters)

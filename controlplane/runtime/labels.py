@@ -19,6 +19,10 @@ HARDENED = "sandlot.hardened"  # TRUE or FALSE
 NAMED_VOLUME = "sandlot.claim."
 DISPOSABLE = "sandlot.disposable"  # TRUE, on a volume: it goes with the last sandbox that uses it
 
+# Before the engine's name of a named volume. Without the prefix, a caller could have any volume of the engine, the
+# agent's own among them. The word is that of earlier releases, whose volumes go on.
+VOLUME_PREFIX = "sandlot-claim-"
+
 TRUE, FALSE = "true", "false"
 
 

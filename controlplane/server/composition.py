@@ -52,6 +52,7 @@ from controlplane.pool.preparations import Preparations
 from controlplane.pool.provision import Provisioner
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import State
+from controlplane.server.happenings import ServerEvents, follow
 from controlplane.settings.sections import Settings
 from controlplane.store.store import Store
 from controlplane.tasks import Background
@@ -82,6 +83,7 @@ class ControlPlane(Discreet, msgspec.Struct, frozen=True):
     access: AccessControl
     driver: MeasuredDriver
     metrics: Metrics
+    events: ServerEvents
     made_key: str  # the API key, if this was the first start; to be shown this once
 
 
@@ -161,6 +163,7 @@ async def compose(
             before_end=keeping.before_end,
         )
         entrypoints = Entrypoints(registry, directory, endings, background, _claim_bounds(settings))
+        pulls = Pulls(driver, settings, background)
         capacity = Capacity(settings.sandbox, claimed(registry), clock)
         creation = Creation(
             resolver=Resolver(settings, snapshots.get, capacity.check),
@@ -168,7 +171,7 @@ async def compose(
             uses=uses,
             registry=registry,
             pool=pool,
-            pulls=Pulls(driver, settings, background),
+            pulls=pulls,
             driver=driver,
             entrypoints=entrypoints,
             endings=endings,
@@ -198,16 +201,27 @@ async def compose(
         background.start(reap(deadlines, endings.expire, clock), name="lifecycle.reap")
         quotas = DiskQuotas(access.keys.list, registry.owner_of)
         capacity.disk_taken = quotas.taken_by
-        disk = DiskWatch(driver, _disk_limits(settings), following.on_overfilled, quotas)
-        background.start(disk.watch_forever(), name="disk.watch")
+        background.start(
+            DiskWatch(driver, _disk_limits(settings), following.on_overfilled, quotas).watch_forever(),
+            name="disk.watch",
+        )
         background.start(store.tend(), name="store.tend")
         background.start(registry.late_writes.catch_up_forever(), name="store.catch_up")
         background.start(access.audit.run(), name="audit.write")
         pool.open()
-        sandboxes = Sandboxes(registry, capacity, creation, uses, endings)
+        events = follow(
+            settings,
+            background,
+            registry=registry,
+            snapshots=snapshots,
+            pulls=pulls,
+            recovery=recovery,
+            pool=pool,
+            metrics=metrics,
+        )
         yield ControlPlane(
             registry=registry,
-            sandboxes=sandboxes,
+            sandboxes=Sandboxes(registry, capacity, creation, uses, endings),
             following=following,
             pauses=pauses,
             snapshots=snapshots,
@@ -225,6 +239,7 @@ async def compose(
             access=access,
             driver=driver,
             metrics=metrics,
+            events=events,
             made_key=made_key,
         )
 

@@ -19,13 +19,17 @@ import structlog
 
 from controlplane import logs
 from controlplane.access.sign_ins import Links
-from controlplane.api.app import ApiSettings, make_app
+from controlplane.api.app import ApiSettings, Operator, make_app
 from controlplane.api.console.sign_in import link_url
 from controlplane.api.edge.auth import PAGES
+from controlplane.api.server.schema import CheckView
 from controlplane.attack.report import Gate
 from controlplane.errors import ConfigError, SandlotError
 from controlplane.images import publish
+from controlplane.images.build import BuildStep
 from controlplane.images.first_start import Builds, is_same_image
+from controlplane.lifecycle.events.bus import Bus
+from controlplane.lifecycle.events.news import ImageNews
 from controlplane.lifecycle.sandboxes import Sandboxes
 from controlplane.link.peer import is_init_of
 from controlplane.listener.serve import ListenerSettings, serving
@@ -36,6 +40,7 @@ from controlplane.runtime.docker.engine import connect
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import State
 from controlplane.server.composition import compose
+from controlplane.server.doctor.checks import findings
 from controlplane.server.metrics import make_registry, running_containers
 from controlplane.settings.sections import Settings
 from controlplane.tasks import Background
@@ -64,6 +69,7 @@ class Server(Discreet, msgspec.Struct, frozen=True):
     sandboxes: Sandboxes
     links: Links
     first_key_id: str  # of the first administrators' key: with it, the console's first link signs in
+    bus: Bus
 
 
 @contextlib.asynccontextmanager
@@ -101,6 +107,13 @@ async def control_plane(
             metrics_registry=make_registry(plane, loads, Path(settings.paths.state_dir)),
             is_ready=lambda: plane.recovery.engine_answers,
             why_not_ready=_why_not_ready(settings, plane.pool),
+            operator=Operator(
+                bus=plane.events.bus,
+                pools=plane.events.pools,
+                settings=settings,
+                driver=plane.driver,
+                check=partial(_check, settings),
+            ),
         )
         # The edge ends first: after that, no request reaches the objects behind it.
         await stack.enter_async_context(serving(app, listener, _listener_settings(settings), grace_s=SHUTDOWN_GRACE_S))
@@ -113,6 +126,7 @@ async def control_plane(
             sandboxes=plane.sandboxes,
             links=plane.access.links,
             first_key_id=plane.access.keys.list()[0].id,
+            bus=plane.events.bus,
         )
 
 
@@ -122,6 +136,20 @@ def _why_not_ready(settings: Settings, pool: Pool) -> Callable[[], str]:
         return pool.why_not_ready
     gate = Gate(Path(settings.paths.state_dir), version("sandlot"))
     return lambda: pool.why_not_ready() or gate.why_not_ready()
+
+
+async def _check(settings: Settings) -> list[CheckView]:
+    return [
+        CheckView(
+            name=finding.check,
+            ok=not finding.cure,
+            message=finding.text,
+            cure=finding.cure,
+            is_advice=finding.is_advice,
+            skipped=finding.skipped,
+        )
+        async for finding in findings(settings)
+    ]
 
 
 async def serve(settings: Settings, announce: Callable[[str], None], *, show_key: bool, build: bool = False) -> None:
@@ -186,7 +214,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
         await volume
         if builds is not None:
             background = await stack.enter_async_context(Background())
-            background.start(_finish(builds, server.pool, announce), name="images.build")
+            background.start(_finish(builds, server.pool, server.bus, announce), name="images.build")
         readiness = asyncio.ensure_future(_tell_readiness(server.pool, tell, began))
         stack.callback(readiness.cancel)
         stopped = asyncio.ensure_future(stopping.wait())
@@ -252,18 +280,22 @@ async def _ends_before(work: Coroutine[object, object, None], stopping: asyncio.
     return False
 
 
-async def _finish(builds: Builds, pool: Pool, announce: Callable[[str], None]) -> None:
+async def _finish(builds: Builds, pool: Pool, bus: Bus, announce: Callable[[str], None]) -> None:
     """Build the other images, and replace the warm containers of images that were incomplete until now."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(pool.wait_full(), FIRST_FILL_S)
     changed: list[str] = []
     try:
-        await builds.finish(changed.append)
+        await builds.finish(changed.append, partial(_tell_build, bus))
     except SandlotError as error:
         announce(f"{error.message}\nimages: some could not be built; `sandlot images` tries again")
     else:
         announce(f"images: all are built ({len(changed)} of them now)")
     pool.renew(lambda image: any(is_same_image(image, tag) for tag in changed))
+
+
+def _tell_build(bus: Bus, step: BuildStep) -> None:
+    bus.publish(ImageNews(name=step.tag, event=step.event, step=step.step, message=step.message))
 
 
 def _raise_open_files() -> None:

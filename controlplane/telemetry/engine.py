@@ -16,8 +16,10 @@ from controlplane.runtime.driver import (
     DiskUsage,
     Driver,
     EngineInfo,
+    ImageInfo,
     Images,
     Load,
+    VolumeInfo,
     Volumes,
 )
 from controlplane.runtime.events import EventKind, RuntimeEvent
@@ -126,6 +128,11 @@ class MeasuredImages:
         self._inner = images
         self._calls = calls
 
+    async def list(self) -> list[ImageInfo]:
+        """Return all images with a name."""
+        with self._calls.timed("image.list"):
+            return await self._inner.list()
+
     async def commit(self, container_id: str, image: str) -> None:
         """Make an image of a container."""
         with self._calls.timed("image.commit"):
@@ -148,6 +155,16 @@ class MeasuredVolumes:
     def __init__(self, volumes: Volumes, calls: Calls) -> None:
         self._inner = volumes
         self._calls = calls
+
+    async def list(self, *, measure: bool = False) -> list[VolumeInfo]:
+        """Return the named volumes."""
+        with self._calls.timed("volume.list"):
+            return await self._inner.list(measure=measure)
+
+    async def remove(self, name: str) -> None:
+        """Remove a named volume."""
+        with self._calls.timed("volume.remove"):
+            await self._inner.remove(name)
 
     async def remove_unused(self) -> None:
         """Remove volumes that nobody uses."""

@@ -20,13 +20,13 @@ from specs.generate.api import (
     LEFT_OUT,
     SIGNED,
     SPECS,
-    asyncapis,
     document_of,
     documents,
     openapis,
     path_of,
 )
 from specs.generate.events import KINDS
+from specs.generate.sockets import asyncapis
 from tests.support.server.api_routes import make_any_app, operation_of_route, routes_of, sockets_of
 
 APP = make_any_app()

@@ -49,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
     "controlplane.sandbox": {"execd.wire.discreet", "msgspec"},
     "controlplane.tasks": {"structlog"},
     "controlplane.turns": set(),
-    "controlplane.logs": {"controlplane.settings", "structlog"},
+    "controlplane.logs": {"controlplane.settings", "msgspec", "structlog"},
     "controlplane.settings": {
         *("controlplane.errors", "controlplane.images.names", "controlplane.sandbox", "execd.wire.discreet"),
         "msgspec",
@@ -91,6 +91,10 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.store", "controlplane.tasks", "controlplane.telemetry.metrics", "execd.wire.messages"),
         *("msgspec", "structlog"),
     },
+    "controlplane.lifecycle.events": {
+        *("controlplane.access", "controlplane.errors", "controlplane.pool", "controlplane.sandbox"),
+        *("controlplane.tasks", "controlplane.turns", "execd.wire.discreet", "msgspec"),
+    },
     "controlplane.lifecycle.records": {
         *("controlplane.errors", "controlplane.sandbox", "controlplane.store", "msgspec", "structlog"),
     },
@@ -110,8 +114,9 @@ ARROWS: dict[str, set[str]] = {
     # The edge over HTTP: app → contracts → runs → edge.
     "controlplane.api": {
         *("controlplane.access", "controlplane.activity", "controlplane.console", "controlplane.errors"),
-        *("controlplane.lifecycle", "controlplane.link", "controlplane.sandbox", "controlplane.telemetry.metrics"),
-        *("msgspec", "prometheus_client", "starlette"),
+        *("controlplane.lifecycle", "controlplane.link", "controlplane.logs", "controlplane.runtime.driver"),
+        *("controlplane.sandbox", "controlplane.settings", "controlplane.telemetry.metrics"),
+        *("execd.wire.discreet", "msgspec", "prometheus_client", "starlette"),
     },
     "controlplane.api.edge": {
         *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
@@ -153,6 +158,12 @@ ARROWS: dict[str, set[str]] = {
     "controlplane.api.console": {
         *("controlplane.access", "controlplane.api.edge", "controlplane.console", "controlplane.errors"),
         *("msgspec", "starlette"),
+    },
+    "controlplane.api.server": {
+        *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.api.lifecycle", "controlplane.api.runs"),
+        *("controlplane.errors", "controlplane.images", "controlplane.lifecycle", "controlplane.logs"),
+        *("controlplane.runtime.driver", "controlplane.sandbox"),
+        *("controlplane.settings", "controlplane.turns", "msgspec", "starlette", "structlog"),
     },
     "controlplane.api.egress": {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.lifecycle", "controlplane.sandbox"),

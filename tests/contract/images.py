@@ -25,6 +25,9 @@ class ImagesContract:
             image = f"slt-{secrets.token_hex(4)}:1"
             try:
                 await world.driver.images.commit(container_id, image)
+                (listed,) = [one for one in await world.driver.images.list() if image in one.names]
+                assert listed.size_bytes > 0
+                assert listed.created_at.tzinfo is not None
                 await world.driver.containers.pause(container_id)
                 await world.driver.images.commit(container_id, image)
                 seen = await world.driver.containers.inspect(container_id)
@@ -40,6 +43,7 @@ class ImagesContract:
                 await world.driver.containers.destroy(container_id)
                 await world.driver.images.remove(image)
             await world.driver.images.remove(image)
+            assert not any(image in one.names for one in await world.driver.images.list())
             with pytest.raises(ImageMissing):
                 await world.driver.containers.create(spec_of(world, line, image=image))
 
@@ -47,3 +51,10 @@ class ImagesContract:
         """There is no such container."""
         with pytest.raises(RuntimeFailure):
             await world.driver.images.commit(NO_SUCH_ID, "slt-none:1")
+
+    async def test_images_are_listed_by_their_whole_names(self, world: World) -> None:
+        """A name without a tag is listed with the one that it means."""
+        names = [name for image in await world.driver.images.list() for name in image.names]
+        assert f"{world.image}:latest" in names
+        assert len(names) == len(set(names))
+        assert not any("<none>" in name for name in names)

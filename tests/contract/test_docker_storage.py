@@ -13,6 +13,7 @@ from aiodocker.containers import DockerContainer
 from controlplane.errors import ImageMissing, StartFailed, VolumeRefused
 from controlplane.runtime import labels
 from controlplane.runtime.abilities import Ability
+from controlplane.runtime.docker import volumes as volumes_module
 from controlplane.runtime.docker.engine import request
 from controlplane.runtime.docker.volumes import PREFIX
 from controlplane.sandbox import Credentials, Volume
@@ -44,6 +45,24 @@ async def test_volumes_are_where_they_were_asked_for_and_no_more_than_that(world
         assert refused.exit_code != 0
         assert "Read-only" in refused.output
         await world.driver.containers.destroy(container_id)
+
+
+async def test_a_volume_of_too_many_files_is_not_measured(world: DockerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the others, what is in them."""
+    names = [world.new_volume_name() for _ in range(2)]
+    mounted = [Volume(name=name, mount_path=f"/{name}", volume_name=name) for name in names]
+    async with listening(world.root) as line:
+        await come_and_go(world.driver, spec_of(world, line, volumes=tuple(mounted)))
+    few, many = [Path((await request(world.docker, "GET", f"volumes/{PREFIX}{name}"))["Mountpoint"]) for name in names]
+    (few / "large").write_bytes(os.urandom(1 << 20))
+    for number in range(4):
+        (many / str(number)).touch()
+    monkeypatch.setattr(volumes_module, "MAX_MEASURED_FILES", 3)
+    sizes = {volume.name: volume.size_bytes for volume in await world.driver.volumes.list(measure=True)}
+    assert sizes[names[1]] is None
+    assert 1 << 20 <= (sizes[names[0]] or 0) < 2 << 20
+    for name in names:
+        await world.driver.volumes.remove(name)
 
 
 async def test_what_a_container_takes_is_measured(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from controlplane.errors import VolumeRefused
+from controlplane.errors import VolumeInUse, VolumeRefused
 from controlplane.sandbox import Volume, VolumeKind
 from tests.contract.driver import World, listening, needs, spec_of
 
@@ -56,6 +56,32 @@ class VolumesContract:
             await world.driver.containers.destroy(
                 await world.driver.containers.create(spec_of(world, line, volumes=(user,)))
             )
+
+    @needs(VolumeKind.NAMED)
+    async def test_named_volumes_are_listed_and_removed(self, world: World) -> None:
+        """Those of this installation, by their owners' names for them; never one that a container has."""
+        plain = Volume(name="data", mount_path="/data", volume_name=world.new_volume_name())
+        others = replace(plain, owner="bob")
+        async with listening(world.root) as line:
+            user = await world.driver.containers.create(
+                spec_of(world, line, volumes=(plain, replace(others, mount_path="/others", sub_path="a")))
+            )
+            listed = {volume.name: volume for volume in await world.driver.volumes.list()}
+            assert set(listed) == {plain.volume_name, f"bob.{plain.volume_name}"}
+            assert all(each.created_at.tzinfo is not None and each.size_bytes is None for each in listed.values())
+            assert await world.stranger.volumes.list() == []
+            for name in listed:
+                with pytest.raises(VolumeInUse):
+                    await world.driver.volumes.remove(name)
+            await world.driver.containers.destroy(user)
+            await world.stranger.volumes.remove(plain.volume_name)
+            measured = await world.driver.volumes.list(measure=True)
+            assert all(each.size_bytes is not None and each.size_bytes >= 0 for each in measured)
+            assert len(measured) == 2
+        for _ in range(2):
+            for name in listed:
+                await world.driver.volumes.remove(name)
+        assert await world.driver.volumes.list() == []
 
     @needs(VolumeKind.NAMED, VolumeKind.EXISTING)
     async def test_a_volume_as_it_is_is_another_than_the_named_one(self, world: World) -> None:

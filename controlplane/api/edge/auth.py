@@ -43,6 +43,7 @@ PAGES = "/console"  # the console's pages, which need no key; its operations are
 POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, 7.4.1)
 
 _SANDBOX_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)(/.*)", re.DOTALL)
+_EVENT_PATHS = frozenset({"/events", "/v1/events"})
 _ENDPOINT_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)/proxy/([^/]+)(?:/.*)?", re.DOTALL)
 
 
@@ -99,7 +100,7 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         secrets = list(itertools.islice(_secrets(scope["headers"]), MAX_SECRETS))
-        caller = self._at_endpoint(scope, secrets) or self._with_key(secrets)
+        caller = self._at_endpoint(scope, secrets) or self._with_key(secrets) or self._with_ticket(scope)
         if caller is None and not secrets:
             caller = self._cookies.caller(scope)
         if caller is None:
@@ -145,11 +146,17 @@ class Authentication:
     def _with_key(self, secrets: list[str]) -> Caller | None:
         return next(filter(None, map(self._access.keys.caller, secrets)), None)
 
+    def _with_ticket(self, scope: Scope) -> Caller | None:
+        """Return who opens the events of the server by a ticket: the key of the ticket, as the key is now."""
+        if scope["type"] != "websocket" or scope["path"] not in _EVENT_PATHS:
+            return None
+        issuer = self._tickets.redeem_for_events(_ticket(scope))
+        return self._access.keys.caller_with(issuer.key_id) if issuer is not None else None
+
     def _at_endpoint(self, scope: Scope, secrets: list[str]) -> Caller | None:
         """Return who goes to a sandbox's endpoint without an API key: by ticket, token or signature."""
         if (stream := _SANDBOX_PATHS.fullmatch(scope["path"])) is not None and stream[2] in self._token_paths:
-            ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
-            if scope["type"] == "websocket" and (issuer := self._tickets.redeem(stream[1], ticket)) is not None:
+            if scope["type"] == "websocket" and (issuer := self._tickets.redeem(stream[1], _ticket(scope))) is not None:
                 is_valid = not issuer.key_id or self._access.keys.may_use(issuer.key_id, stream[1])
                 return caller_for_sandbox(stream[1], "ticket", issuer) if is_valid else None
             return self._with_token(stream[1], secrets)
@@ -185,6 +192,11 @@ def failed_attempt(attempts: Attempts, scope: Scope) -> Response | None:
         return None
     message = "too many requests of this address had no API key or a wrong one; a right one is always served"
     return flat(429, "TOO_MANY_FAILED_ATTEMPTS", message, {"Retry-After": str(retry_after_s)})
+
+
+def _ticket(scope: Scope) -> str:
+    tickets: list[str] = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])
+    return tickets[0]
 
 
 def carries_secret(headers: Iterable[tuple[bytes, bytes]]) -> bool:

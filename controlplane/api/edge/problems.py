@@ -49,6 +49,7 @@ from controlplane.errors import (
     StoreError,
     StoreFull,
     Unsupported,
+    VolumeInUse,
     VolumeRefused,
 )
 from controlplane.sandbox import ISOLATION_KEY
@@ -84,6 +85,7 @@ BY_CLASS: dict[type[SandlotError], Problem] = {
     ImageMissing: Problem(400, "DOCKER::SANDBOX_IMAGE_PULL_FAILED"),
     ImageUnfinished: Problem(400, "DOCKER::SANDBOX_IMAGE_PULL_FAILED"),
     VolumeRefused: Problem(400, "VOLUME::PVC_NOT_FOUND"),
+    VolumeInUse: Problem(409, "VOLUME_IN_USE"),
     ImageInUse: Problem(409, "SNAPSHOT::DELETE_CONFLICT"),
     StartFailed: Problem(500, "DOCKER::SANDBOX_START_FAILED"),
     OutOfMemory: Problem(500, "DOCKER::SANDBOX_START_FAILED"),
@@ -127,6 +129,11 @@ BY_CODE: dict[str, Problem] = {
     "snapshot.source_state": Problem(409, "SNAPSHOT::INVALID_SOURCE_STATE"),
     "snapshot.remove_failed": Problem(500, "DOCKER::SNAPSHOT_IMAGE_REMOVE_FAILED"),
     "diagnostics.scope": Problem(400, "DIAGNOSTICS_SCOPE_UNSUPPORTED"),
+    "image.not_found": Problem(404, "IMAGE_NOT_FOUND"),
+    "image.in_use": Problem(409, "IMAGE_IN_USE"),
+    "spec.not_found": Problem(404, "SPECIFICATION_NOT_FOUND"),
+    "volume.not_found": Problem(404, "VOLUME_NOT_FOUND"),
+    "volume.in_use": Problem(409, "VOLUME_IN_USE"),
     "volume.name": Problem(400, "VOLUME::INVALID_NAME"),
     "volume.duplicate_name": Problem(400, "VOLUME::DUPLICATE_NAME"),
     "volume.backend": Problem(400, "VOLUME::INVALID_BACKEND"),

@@ -1,4 +1,7 @@
-"""Tickets: for a browser, which can send no header with a WebSocket. Each opens one stream of one sandbox, once."""
+"""Tickets: for a browser, which can send no header with a WebSocket. Each opens one stream, once.
+
+The stream is that of one sandbox, or the events of the server.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from controlplane.api.edge.parameters import sandbox_id_of
 from controlplane.sandbox import Sandbox
 
 LIFETIME_S = 30.0
-MAX_TICKETS = 100  # of one sandbox
+MAX_TICKETS = 100  # of one sandbox, or of one key for the events
+_EVENTS = "events of "  # before the id of a key, where tickets of a sandbox have the id of the sandbox
 
 
 class TicketView(Wire, frozen=True):
@@ -57,6 +61,15 @@ class Tickets:
         self._open[ticket] = (sandbox_id, expires, issuer)
         mine.append(ticket)
         return ticket, expires
+
+    def make_for_events(self, issuer: Caller) -> tuple[str, float]:
+        """Return a ticket for the events of the server, and when it expires (Unix time)."""
+        return self.make(_EVENTS + issuer.key_id, issuer)
+
+    def redeem_for_events(self, ticket: str) -> Caller | None:
+        """Return who asked for this ticket if it opens the events; afterwards it opens none."""
+        place = self._open[ticket][0] if ticket in self._open else ""
+        return self.redeem(place, ticket) if place.startswith(_EVENTS) else None
 
     def _forget_expired(self) -> None:
         now = self._clock()

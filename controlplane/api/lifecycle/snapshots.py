@@ -58,7 +58,7 @@ class Snapshots:
         if len(name) > MAX_NAME_CHARS or not name.isprintable():
             raise InvalidRequest(f"name: must be printable, and at most {MAX_NAME_CHARS} characters long")
         snapshot = self._snapshots.create(sandbox_id_of(request), name, by=caller_of(request.scope))
-        return json_answer(_view(snapshot), 202, {"Location": f"/v1/snapshots/{snapshot.id}"})
+        return json_answer(snapshot_view(snapshot), 202, {"Location": f"/v1/snapshots/{snapshot.id}"})
 
     async def list(self, request: Request) -> Response:
         """List the snapshots of a sandbox, with a name, or in any of the states."""
@@ -74,11 +74,11 @@ class Snapshots:
             ),
         )
         items, pagination = paginate(request, chosen)
-        return json_answer(SnapshotPage([_view(snapshot) for snapshot in items], pagination))
+        return json_answer(SnapshotPage([snapshot_view(snapshot) for snapshot in items], pagination))
 
     async def get(self, request: Request) -> Response:
         """Return a snapshot."""
-        return json_answer(_view(self._snapshots.get(request.path_params["snapshot_id"])))
+        return json_answer(snapshot_view(self._snapshots.get(request.path_params["snapshot_id"])))
 
     async def delete(self, request: Request) -> Response:
         """Delete a snapshot. Its image is gone when the answer arrives."""
@@ -86,7 +86,8 @@ class Snapshots:
         return Response(status_code=204)
 
 
-def _view(snapshot: Snapshot) -> SnapshotView:
+def snapshot_view(snapshot: Snapshot) -> SnapshotView:
+    """Return a snapshot in the contract's form."""
     return SnapshotView(
         id=snapshot.id,
         sandbox_id=snapshot.sandbox_id,

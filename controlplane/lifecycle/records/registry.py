@@ -34,6 +34,8 @@ class Registry:
     def __init__(self, store: Store, now: Callable[[], datetime] = utc_now) -> None:
         self.journal = Journal(now)
         self.late_writes = LateWrites()
+        # Called with a record before and after each change; None where there is none.
+        self.on_change: Callable[[Sandbox | None, Sandbox | None], None] = _tell_nobody
         self._store = store
         self._now = now
         self._sandboxes: dict[str, Sandbox] = {sandbox.id: sandbox for sandbox in store.all()}
@@ -88,7 +90,7 @@ class Registry:
         """Keep a sandbox, new or changed, and return it. Raises StoreError: then nothing was changed."""
         self._store.put(sandbox)
         self.late_writes.written(sandbox.id)
-        self._sandboxes[sandbox.id] = sandbox
+        self._replace(sandbox)
         return sandbox
 
     def advance(self, sandbox_id: str, event: Event, *, reason: str = "", message: str = "") -> Sandbox:
@@ -113,14 +115,20 @@ class Registry:
 
     def settle(self, sandbox: Sandbox) -> None:
         """Keep what is so anyway, and write it down now or as soon as that can be done."""
-        self._sandboxes[sandbox.id] = sandbox
+        self._replace(sandbox)
         self.late_writes.write(sandbox.id, lambda: self._write(sandbox.id))
 
     def forget(self, sandbox_id: str) -> None:
         """Drop a sandbox. Idempotent."""
-        self._sandboxes.pop(sandbox_id, None)
+        before = self._sandboxes.pop(sandbox_id, None)
+        self.on_change(before, None)
         self.journal.forget(sandbox_id)
         self.late_writes.write(sandbox_id, lambda: self._write(sandbox_id))
+
+    def _replace(self, sandbox: Sandbox) -> None:
+        before = self._sandboxes.get(sandbox.id)
+        self._sandboxes[sandbox.id] = sandbox
+        self.on_change(before, sandbox)
 
     def _write(self, sandbox_id: str) -> None:
         """Have the store know of a sandbox what the memory does. Raises StoreError."""
@@ -128,3 +136,7 @@ class Registry:
             self._store.delete(sandbox_id)
         else:
             self._store.put(sandbox, has_happened=True)
+
+
+def _tell_nobody(_before: Sandbox | None, _after: Sandbox | None) -> None:
+    """Stand for a listener to changes."""

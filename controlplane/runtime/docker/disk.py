@@ -18,7 +18,6 @@ from aiodocker import DockerError
 from controlplane.runtime import labels
 from controlplane.runtime.docker import disk_walk
 from controlplane.runtime.docker.engine import NOT_FOUND, our_errors, request
-from controlplane.runtime.docker.volumes import PREFIX
 from controlplane.runtime.driver import DiskRoom, DiskUsage
 
 # A walk of millions of files on a busy machine. The remaining sandboxes are not measured then.
@@ -128,7 +127,7 @@ def _is_anonymous(mount: _Mount) -> bool:
 
 def _is_named(mount: _Mount) -> bool:
     """Return whether a mount is a named volume, or a part of one. Directories of the host are not walked."""
-    is_part = mount.type == "bind" and f"/volumes/{PREFIX}" in mount.source
+    is_part = mount.type == "bind" and f"/volumes/{labels.VOLUME_PREFIX}" in mount.source
     return is_part or (mount.type == "volume" and not _is_anonymous(mount))
 
 

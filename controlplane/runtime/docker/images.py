@@ -7,6 +7,7 @@ import base64
 import contextlib
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 import aiodocker
 import msgspec
@@ -16,7 +17,7 @@ from aiodocker import DockerError
 from controlplane.errors import ImageInUse, ImageMissing, RuntimeFailure
 from controlplane.runtime.docker.containers import DockerContainers
 from controlplane.runtime.docker.engine import CONFLICT, ENDLESS, NO_CONNECTION, NOT_FOUND, endpoint, our_errors
-from controlplane.runtime.driver import ContainerState
+from controlplane.runtime.driver import ContainerState, ImageInfo
 from controlplane.sandbox import Credentials
 
 log = structlog.get_logger()
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 # A pull that tells of nothing for so long has no way out to the registry.
 PULL_SILENCE_S = 30.0
 
+_NAMELESS = "<none>:<none>"
 _NOT_THERE = re.compile(r"not found|manifest unknown|denied|unauthorized|authentication|no basic auth", re.IGNORECASE)
 
 
@@ -59,6 +61,16 @@ class DockerImages:
             except RuntimeFailure as error:  # its record will say that it is paused
                 log.warning("container.resume_failed", container=container_id, error=error.message)
 
+    async def list(self) -> list[ImageInfo]:
+        """Return all images with a name. See `Images.list`."""
+        with our_errors("list the images"):
+            found = msgspec.convert(await self._docker.images.list(), list[_Listed], strict=False)
+        return [
+            ImageInfo(id=image.id, names=names, size_bytes=image.size, created_at=image.created)
+            for image in found
+            if (names := tuple(name for name in image.repo_tags or () if name != _NAMELESS))
+        ]
+
     async def remove(self, image: str) -> None:
         """Remove an image. See `Images.remove`."""
         with our_errors(f"remove the image {image}"):
@@ -66,13 +78,25 @@ class DockerImages:
                 await self._docker.images.delete(image)
             except DockerError as error:
                 if error.status == CONFLICT:
-                    raise ImageInUse(f"containers are made from the image {image}") from error
+                    text = (
+                        f"the image {image} is in use: containers are made from it, or other images are built upon it"
+                    )
+                    raise ImageInUse(text) from error
                 if error.status != NOT_FOUND:
                     raise
 
     async def pull(self, image: str, credentials: Credentials | None) -> None:
         """Fetch an image. See `Images.pull`."""
         await pull(self._docker, image, credentials)
+
+
+class _Listed(msgspec.Struct, rename="pascal"):
+    """One image in the engine's list."""
+
+    id: str
+    size: int
+    created: datetime
+    repo_tags: list[str] | None = None
 
 
 class _Progress(msgspec.Struct):

@@ -15,6 +15,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -22,16 +23,16 @@ import aiodocker
 import msgspec
 from aiodocker import DockerError
 
-from controlplane.errors import StartFailed, VolumeRefused
+from controlplane.errors import StartFailed, VolumeInUse, VolumeRefused
 from controlplane.runtime import labels
 from controlplane.runtime.docker import hardening
+from controlplane.runtime.docker.disk import walk
 from controlplane.runtime.docker.engine import CONFLICT, NOT_FOUND, our_errors, request
-from controlplane.runtime.driver import ContainerSpec
+from controlplane.runtime.driver import ContainerSpec, VolumeInfo
 from controlplane.sandbox import Volume
 
-# Before the name of a named volume. Without the prefix, a caller could have any volume of the engine, the agent's own
-# among them. The word is that of earlier releases, whose volumes go on.
-PREFIX = "sandlot-claim-"
+PREFIX = labels.VOLUME_PREFIX
+MAX_MEASURED_FILES = 1_000_000  # of one volume: a measurement in a list takes three seconds and no more
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -49,6 +50,14 @@ class Mount(msgspec.Struct, frozen=True):
 
     config: dict[str, Any]
     promise: Promise | None = None
+
+
+class _Listed(msgspec.Struct, rename="pascal"):
+    """One volume in the engine's list."""
+
+    name: str
+    created_at: datetime
+    mountpoint: str = ""
 
 
 class DockerVolumes:
@@ -78,6 +87,34 @@ class DockerVolumes:
             yield mounts
         finally:
             self._mounting -= names
+
+    async def list(self, *, measure: bool = False) -> list[VolumeInfo]:
+        """Return the named volumes of this installation. See `Volumes.list`."""
+        wanted = [f"{labels.INSTANCE}={self._instance}"]
+        with our_errors("list the volumes"):
+            answer = await self._docker.volumes.list(filters={"label": wanted})  # type: ignore[no-untyped-call]
+            found = msgspec.convert([each for each in answer["Volumes"] or () if _is_ours(each)], list[_Listed])
+            sizes = await _measured(found) if measure else {}
+        return [
+            VolumeInfo(
+                name=volume.name.removeprefix(PREFIX),
+                created_at=volume.created_at,
+                size_bytes=sizes.get(volume.mountpoint),
+            )
+            for volume in found
+        ]
+
+    async def remove(self, name: str) -> None:
+        """Remove a volume. See `Volumes.remove`."""
+        full_name = PREFIX + name
+        async with self._lock(full_name):
+            if full_name in self._mounting:
+                raise VolumeInUse(f"a sandbox that is being made will have the volume {name}")
+            with our_errors(f"remove the volume {name}"):
+                if all(volume.name != name for volume in await self.list()):
+                    return
+                if not await remove_unless_used(self._docker, full_name):
+                    raise VolumeInUse(f"a container has the volume {name}")
 
     async def remove_unused(self) -> None:
         """Remove volumes that were made to be removed. See `Volumes.remove_unused`."""
@@ -130,21 +167,36 @@ async def find_disposable(docker: aiodocker.Docker, instance: str) -> list[str]:
     return [volume["Name"] for volume in found["Volumes"] or ()]
 
 
-async def remove_unless_used(docker: aiodocker.Docker, name: str) -> None:
-    """Remove a named volume, if no container has it mounted, whole or a directory in it.
+def _is_ours(volume: dict[str, Any]) -> bool:
+    """Return whether an engine's volume is a named one, and not the engine's own that was made as it is."""
+    name: str = volume["Name"]
+    return name.startswith(PREFIX)
+
+
+async def _measured(volumes: Sequence[_Listed]) -> dict[str, int]:
+    """Return the bytes of volumes by their directories, of those that can be read and have not too many files."""
+    places = {volume.mountpoint for volume in volumes if os.access(volume.mountpoint, os.R_OK | os.X_OK)}
+    walked = await walk(places, 1 << 62, MAX_MEASURED_FILES)
+    return {place: size for place, (size, files) in walked.items() if files <= MAX_MEASURED_FILES}
+
+
+async def remove_unless_used(docker: aiodocker.Docker, name: str) -> bool:
+    """Remove a named volume, if no container has it mounted, whole or a directory in it; return whether none has.
 
     Of the latter the engine does not know that they are the volume's; the containers' labels tell.
     """
     owned_name = name.removeprefix(PREFIX)
     with our_errors(f"remove the volume {owned_name}"):
         if await docker.containers.list(all=True, filters={"label": [labels.NAMED_VOLUME + owned_name]}):
-            return
+            return False
         try:
             await request(docker, "DELETE", f"volumes/{name}")
         except DockerError as error:
             # Gone, or used since by a container that this server has not made.
             if error.status not in (NOT_FOUND, CONFLICT):
                 raise
+            return error.status == NOT_FOUND
+    return True
 
 
 async def _named(docker: aiodocker.Docker, volume: Volume, made_for: dict[str, str]) -> Mount:

@@ -10,17 +10,44 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Collection
+from datetime import UTC, datetime
+from hashlib import sha256
 
-from controlplane.errors import ImageInUse, ImageMissing, ImageUnfinished, RuntimeFailure, StartFailed, VolumeRefused
+from controlplane.errors import (
+    ImageInUse,
+    ImageMissing,
+    ImageUnfinished,
+    RuntimeFailure,
+    StartFailed,
+    VolumeInUse,
+    VolumeRefused,
+)
 from controlplane.runtime import labels
 from controlplane.runtime.abilities import Ability
 from controlplane.runtime.docker.disk import room_at
 from controlplane.runtime.docker.disk_walk import measure
-from controlplane.runtime.docker.volumes import engine_name
-from controlplane.runtime.driver import Container, ContainerSpec, ContainerState, DiskRoom, DiskUsage, EngineInfo, Load
+from controlplane.runtime.docker.volumes import PREFIX, engine_name
+from controlplane.runtime.driver import (
+    Container,
+    ContainerSpec,
+    ContainerState,
+    DiskRoom,
+    DiskUsage,
+    EngineInfo,
+    ImageInfo,
+    Load,
+    VolumeInfo,
+)
 from controlplane.runtime.events import RuntimeEvent
 from controlplane.sandbox import Credentials, Limits
 from tests.support.fakes.engine import FakeContainer, FakeEngine, FakeVolume
+
+BEGIN = datetime(2026, 11, 29, tzinfo=UTC)  # when everything of the engine was made
+
+
+def _full(image: str) -> str:
+    """Return the name of an image with its tag."""
+    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 class FakeContainers:
@@ -153,13 +180,22 @@ class FakeImages:
             raise ImageMissing(f"the registry has no image {image}")
         self._driver.engine.images.add(image)
 
+    async def list(self) -> list[ImageInfo]:
+        """Return those in the set. See `Images.list`."""
+        return [
+            ImageInfo(
+                id=f"sha256:{sha256(name.encode()).hexdigest()}", names=(_full(name),), size_bytes=1, created_at=BEGIN
+            )
+            for name in self._driver.engine.images
+        ]
+
     async def remove(self, image: str) -> None:
         """Forget it. See `Images.remove`."""
         self._driver.engine.abilities.require(Ability.SNAPSHOTS)
-        if any(container.spec.image == image for container in self._driver.engine.containers.values()):
+        if any(_full(container.spec.image) == _full(image) for container in self._driver.engine.containers.values()):
             self._driver.engine.refused_removals += 1
             raise ImageInUse(f"containers are made from {image}")
-        self._driver.engine.images.discard(image)
+        self._driver.engine.images -= {name for name in self._driver.engine.images if _full(name) == _full(image)}
 
 
 class FakeVolumes:
@@ -168,10 +204,29 @@ class FakeVolumes:
     def __init__(self, driver: FakeDriver) -> None:
         self._driver = driver
 
+    async def list(self, *, measure: bool = False) -> list[VolumeInfo]:
+        """Return those of this driver's installation. See `Volumes.list`."""
+        return [
+            VolumeInfo(name=name.removeprefix(PREFIX), created_at=BEGIN, size_bytes=0 if measure else None)
+            for name, volume in self._driver.engine.volumes.items()
+            if volume.instance == self._driver.instance and name.startswith(PREFIX)
+        ]
+
+    async def remove(self, name: str) -> None:
+        """Forget it. See `Volumes.remove`."""
+        if PREFIX + name in self._used():
+            raise VolumeInUse(f"a container has the volume {name}")
+        volume = self._driver.engine.volumes.get(PREFIX + name)
+        if volume is not None and volume.instance == self._driver.instance:
+            del self._driver.engine.volumes[PREFIX + name]
+
+    def _used(self) -> set[str]:
+        specs = [container.spec for container in self._driver.engine.containers.values()]
+        return {engine_name(volume) for spec in specs for volume in spec.volumes if volume.volume_name}
+
     async def remove_unused(self) -> None:
         """Forget them. See `Volumes.remove_unused`."""
-        specs = [container.spec for container in self._driver.engine.containers.values()]
-        used = {engine_name(volume) for spec in specs for volume in spec.volumes}
+        used = self._used()
         for name, volume in list(self._driver.engine.volumes.items()):
             if volume == FakeVolume(self._driver.instance, disposable=True) and name not in used:
                 del self._driver.engine.volumes[name]

@@ -14,6 +14,7 @@ from controlplane.api.edge.guard import Guarded
 from controlplane.api.edge.operation import Operation
 from controlplane.api.routes import OPERATIONS
 from tests.support.server.access import fixed_access
+from tests.support.server.application import operator_of
 
 BY_NAME = {operation.name: operation for operation in reversed(OPERATIONS)}  # the first of each name
 
@@ -37,6 +38,7 @@ def make_any_app() -> Any:
         settings=ApiSettings(),
         metrics_registry=prometheus_client.CollectorRegistry(),
         is_ready=lambda: True,
+        operator=operator_of(),
     )
 
 

@@ -34,6 +34,7 @@ from execd.dispatch import Handler
 from execd.wire.messages import Request
 from tests.support.agent.execd_link import control_plane_of
 from tests.support.server.access import fixed_access
+from tests.support.server.application import operator_of
 from tests.support.server.parts import Parts, parts
 
 API_KEY = "sandlot_test_key"
@@ -178,6 +179,7 @@ async def serving(
             metrics_registry=prometheus_client.CollectorRegistry(),
             is_ready=is_ready,
             why_not_ready=why_not_ready,
+            operator=operator_of(driver=made.driver),
         )
         listener = socket.create_server(("127.0.0.1", 0))
         server = make_server(app, listener_settings or ListenerSettings(), grace_s=1)

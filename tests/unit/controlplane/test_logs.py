@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -139,3 +140,49 @@ def test_what_looks_like_a_secret_is_not_logged(
 def test_what_is_no_secret_is_logged(text: str) -> None:
     """Ids, digests, images, paths and times are what a log is for."""
     assert logs.redact(text) == text
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_tail_has_what_the_log_has_and_no_secret(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tracebacks, and what libraries log; not what is below the level."""
+    monkeypatch.setattr(logs, "TAIL", tail := logs.Tail())
+    logs.configure(LogSettings(format=form))  # type: ignore[arg-type]
+    key = "sandlot_" + "x" * 30
+    structlog.get_logger().info("request", path=f"/a?{key}", status=200, nested={"token": [key]})
+    structlog.get_logger().debug("quiet")
+    failing_with(key)
+    logging.getLogger("library").warning("said %s", key)
+    request, crashed, foreign = tail.after(0, 10)
+    assert (request.seq, request.level, request.event) == (1, "info", "request")
+    assert request.at.endswith("Z")
+    assert request.fields["status"] == 200
+    assert crashed.event == "crashed"
+    assert "ValueError" in json.dumps(crashed.fields["exception"])
+    assert foreign.event == "said sandlot_…"
+    assert key not in json.dumps([line.fields for line in (request, crashed, foreign)])
+
+
+def test_the_tail_is_bounded() -> None:
+    """In lines, and in what is kept of one."""
+    tail = logs.Tail()
+    for number in range(logs.MAX_LINES + 10):
+        tail.keep(None, "", {"event": "e", "level": "info", "timestamp": "t", "number": number})
+    tail.keep(None, "", {"event": "e" * 9999, "level": "info", "timestamp": "t", "long": "x" * logs.MAX_LINE_BYTES})
+    assert tail.bounds == (12, logs.MAX_LINES + 11)
+    lines = tail.after(0, 9999)
+    assert len(lines) == logs.MAX_LINES
+    assert lines[0].fields == {"number": 11}
+    assert lines[-1].fields == {"left_out": f"{logs.MAX_LINE_BYTES + 11} bytes: see the server's own log"}
+    assert len(lines[-1].event) == logs.MAX_LINE_BYTES
+    assert [line.seq for line in tail.after(20, 2)] == [21, 22]
+
+
+async def test_a_follower_hears_of_lines_of_other_threads() -> None:
+    """Also of those that were logged where there is no event loop."""
+    tail = logs.Tail()
+    with tail.following() as woken:
+        await asyncio.to_thread(tail.keep, None, "", {"event": "e"})
+        async with asyncio.timeout(10):
+            await woken.wait()
+    tail.keep(None, "", {"event": "e"})
+    assert tail.bounds == (1, 2)

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from controlplane.cli import doctor
-from controlplane.cli.doctor import Finding, examine, findings, unmet_settings
+from controlplane.cli.doctor import examine
 from controlplane.runtime.abilities import Abilities, Ability
 from controlplane.runtime.driver import EngineInfo
+from controlplane.server.doctor import engine, machine
+from controlplane.server.doctor.checks import findings
+from controlplane.server.doctor.engine import unmet_settings
+from controlplane.server.doctor.finding import Finding
 from controlplane.settings.sections import (
     EngineSettings,
     PathSettings,
@@ -121,7 +124,7 @@ async def test_directories_that_cannot_be_made(settings: Settings, tmp_path: Pat
 async def test_too_few_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the server cannot raise by itself."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    monkeypatch.setattr(doctor, "MIN_OPEN_FILES", hard + 1)
+    monkeypatch.setattr(machine, "MIN_OPEN_FILES", hard + 1)
     finding = (await all_findings(settings))["limits"]
     assert finding.text == f"only {hard} open files allowed"
     assert "LimitNOFILE" in finding.cure
@@ -129,7 +132,7 @@ async def test_too_few_files(settings: Settings, monkeypatch: pytest.MonkeyPatch
 
 async def test_a_full_disk(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """More is needed than there is."""
-    monkeypatch.setattr(doctor, "MIN_FREE_DISK_BYTES", 1 << 60)
+    monkeypatch.setattr(machine, "MIN_FREE_DISK_BYTES", 1 << 60)
     finding = (await all_findings(settings))["disk"]
     assert "GB free in" in finding.text
     assert "docker system df" in finding.cure
@@ -214,7 +217,7 @@ async def test_an_engine_that_can_do_little(
     async def own_driver(settings: Settings, volume: str) -> AsyncIterator[FakeDriver]:
         yield Filtering(FakeEngine(abilities=abilities))
 
-    monkeypatch.setattr(doctor, "own_driver", own_driver)
+    monkeypatch.setattr(engine, "own_driver", own_driver)
     async with contextlib.aclosing(findings(settings)) as made:
         finding = await anext(finding async for finding in made if finding.check == "engine")
     if text:

@@ -1,0 +1,48 @@
+"""What an operator has set: the settings that are not the defaults, as texts, without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from controlplane.settings.sections import Settings
+from controlplane.settings.table import SECTIONS
+
+# Settings whose values are never shown.
+SECRETS = frozenset({("server", "api_keys")})
+HIDDEN = "(not shown)"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """A setting that is not the default."""
+
+    name: str  # "[section] key", as messages name it
+    value: str
+    default: str
+
+
+def differences(settings: Settings) -> Iterator[Difference]:
+    """Yield the settings that are not the defaults, in order, pools and aliases last."""
+    defaults = Settings()
+    for section in SECTIONS:
+        mine, usual = getattr(settings, section), getattr(defaults, section)
+        for field in type(usual).__struct_fields__:
+            value, default = getattr(mine, field), getattr(usual, field)
+            if value != default:
+                is_secret = (section, field) in SECRETS
+                yield Difference(f"[{section}] {field}", HIDDEN if is_secret else _text(value), _text(default))
+    for pool in settings.pools:
+        given = {key: value for key in pool.__struct_fields__ if (value := getattr(pool, key)) not in ("", None)}
+        yield Difference("[[pools]]", ", ".join(f"{key} = {_text(value)}" for key, value in given.items()), "")
+    for alias, image in settings.aliases.items():
+        yield Difference(f"[aliases] {alias}", image, "")
+
+
+def _text(value: object) -> str:
+    """Return a value as people write it; an empty one as ""."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return str(value)

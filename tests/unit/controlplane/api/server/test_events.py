@@ -1,0 +1,303 @@
+"""`/events` over a real socket, before a control plane on an engine in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from controlplane.access.key import Quotas
+from controlplane.access.scopes import Caller, caller_of_key
+from controlplane.errors import EngineUnavailable
+from controlplane.lifecycle.events import bus as bus_module
+from controlplane.runtime.events import EventKind, RuntimeEvent
+from controlplane.sandbox import SnapshotState
+from controlplane.server.composition import ControlPlane
+from tests.support.fakes.agents import AgentEngine, end_agents
+from tests.support.server.application import served
+from tests.support.server.control_plane import IMAGE, PATIENCE_S, Home, a_request, until
+
+Said = dict[str, Any]
+
+
+class Ears:
+    """One client of the events."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def next(self) -> Said:
+        """Return the next message, whatever it is."""
+        async with asyncio.timeout(PATIENCE_S):
+            said: Said = json.loads(await self.socket.recv())
+            return said
+
+    async def until(self, kind: str, **fields: object) -> Said:
+        """Return the next message of a kind with these fields; drop what comes before."""
+        while True:
+            said = await self.next()
+            if said["type"] == kind and fields.items() <= said.items():
+                return said
+
+
+class World:
+    """A server, and keys for it."""
+
+    def __init__(self, home: Home, plane: ControlPlane, address: str, stack: contextlib.AsyncExitStack) -> None:
+        self.home = home
+        self.plane = plane
+        self.address = address
+        self._stack = stack
+        self.admin = self.key("root", "admin")
+
+    def key(self, name: str, *scopes: str) -> str:
+        """Make a key; return its text."""
+        return self.plane.access.keys.create(name, scopes, Quotas())[1]
+
+    def caller(self, name: str) -> Caller:
+        return caller_of_key(self.plane.access.keys.find(name))
+
+    def client(self, key: str) -> httpx.AsyncClient:
+        headers = {"OPEN-SANDBOX-API-KEY": key}
+        return httpx.AsyncClient(base_url=f"http://{self.address}/v1", headers=headers, timeout=PATIENCE_S)
+
+    async def listen(self, key: str = "", query: str = "") -> Ears:
+        """Connect, and hear the hello."""
+        headers = {"OPEN-SANDBOX-API-KEY": key} if key else {}
+        url = f"ws://{self.address}/v1/events{query}"
+        ears = Ears(await self._stack.enter_async_context(connect(url, additional_headers=headers, proxy=None)))
+        assert (await ears.next())["type"] == "hello"
+        return ears
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    engine = AgentEngine(IMAGE)
+    home = Home(engine)
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            plane = await stack.enter_async_context(home.run(pool_size=1))
+            address = await stack.enter_async_context(served(plane))
+            yield World(home, plane, address, stack)
+    finally:
+        await end_agents(engine)
+        await home.aclose()
+
+
+async def test_the_life_of_a_sandbox(world: World) -> None:
+    """Made, changed and ended: as GET shows it, and null when no list has it any more."""
+    ears = await world.listen(world.admin)
+    sandbox = await world.plane.sandboxes.create(a_request(metadata={"a": "b"}))
+    created = await ears.until("sandbox")
+    assert (created["event"], created["sandbox"]["status"]["state"]) == ("created", "Pending")
+    running = await ears.until("sandbox")
+    assert running["event"] == "changed"
+    async with world.client(world.admin) as client:
+        assert running["sandbox"] == (await client.get(f"/sandboxes/{sandbox.id}")).json()
+        await client.patch(f"/sandboxes/{sandbox.id}/metadata", json={"a": "c"})
+        assert (await ears.until("sandbox"))["sandbox"]["metadata"] == {"a": "c"}
+        await client.delete(f"/sandboxes/{sandbox.id}")
+    ended = await ears.until("sandbox")
+    assert ended == {
+        "type": "sandbox",
+        "seq": ended["seq"],
+        "id": sandbox.id,
+        "event": "ended",
+        "sandbox": None,
+        "reason": "DELETED",
+    }
+    await until(lambda: world.plane.registry.find(sandbox.id) is None)
+    await world.plane.sandboxes.create(a_request())
+    assert (await ears.until("sandbox"))["event"] == "created", "the removal of the record is no news"
+
+
+async def test_a_sandbox_that_ends_by_itself_is_still_in_the_list(world: World) -> None:
+    """So it is told with its state and its reason."""
+    sandbox = await world.plane.sandboxes.create(a_request())
+    ears = await world.listen(world.admin)
+    world.home.engine.agents[sandbox.id].exit(3)  # type: ignore[attr-defined]
+    ended = await ears.until("sandbox")
+    assert (ended["event"], ended["reason"]) == ("ended", "CONTAINER_EXITED_ERROR")
+    assert ended["sandbox"]["status"]["state"] == "Failed"
+
+
+async def test_owners_hear_of_their_own(world: World) -> None:
+    """Not of others, nor of pools; a reader hears of those too, and of the counters."""
+    one, reader = world.key("one", "create"), world.key("two", "read")
+    mine, watching = await world.listen(one), await world.listen(reader)
+    await world.plane.sandboxes.create(a_request())
+    sandbox = await world.plane.sandboxes.create(a_request(), by=world.caller("one"))
+    first = await mine.next()
+    assert (first["type"], first["id"], first["seq"]) == ("sandbox", sandbox.id, 1)
+    pool = await watching.until("pool")
+    assert (pool["name"], pool["image"], pool["target"]) == ("default", IMAGE, 1)
+    counters = await watching.until("counters")
+    assert counters["sandboxes"] == {"Running": 2}
+    assert counters["loop_lag_s"] >= 0
+
+
+async def test_a_key_that_ends_ends_its_ears(world: World) -> None:
+    """Also those that a ticket of it has opened; and its tickets open nothing any more."""
+    text = world.key("bot", "read")
+    async with world.client(text) as client:
+        tickets = [(await client.post("/events/tickets")).json()["ticket"] for _ in range(2)]
+    by_key, by_ticket = await world.listen(text), await world.listen(query=f"?ticket={tickets[0]}")
+    world.plane.access.keys.withdraw(world.plane.access.keys.find("bot").id)
+    for ears in (by_key, by_ticket):
+        with pytest.raises(ConnectionClosed) as closed:
+            await ears.until("nothing")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+    with pytest.raises(InvalidStatus) as refused:
+        await world.listen(query=f"?ticket={tickets[1]}")
+    assert refused.value.response.status_code == 401
+
+
+async def test_a_ticket_opens_the_events_once_and_nothing_else(world: World) -> None:
+    """What it opens, it opens as its key sees it."""
+    one = world.key("one", "create")
+    async with world.client(one) as client:
+        ticket = (await client.post("/events/tickets")).json()["ticket"]
+    async with httpx.AsyncClient(base_url=f"http://{world.address}/v1") as nobody:
+        assert (await nobody.get(f"/events?ticket={ticket}")).status_code == 401
+        assert (await nobody.get(f"/sandboxes?ticket={ticket}")).status_code == 401
+    ears = await world.listen(query=f"?ticket={ticket}")
+    await world.plane.sandboxes.create(a_request())
+    sandbox = await world.plane.sandboxes.create(a_request(), by=world.caller("one"))
+    assert (await ears.next())["id"] == sandbox.id
+    with pytest.raises(InvalidStatus):
+        await world.listen(query=f"?ticket={ticket}")
+
+
+async def test_server_sent_events_and_their_ids(world: World) -> None:
+    """The same messages; who comes back with the last id misses nothing."""
+    async with world.client(world.admin) as client:
+        lines: list[str] = []
+        async with client.stream("GET", "/events") as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            sandbox = await world.plane.sandboxes.create(a_request())
+            async for line in answer.aiter_lines():
+                lines.append(line)
+                if '"Running"' in line:
+                    break
+        assert json.loads(lines[0].removeprefix("data: "))["type"] == "hello"
+        last = next(line for line in reversed(lines) if line.startswith("id: ")).removeprefix("id: ")
+        world.plane.sandboxes.change_metadata(sandbox.id, {"x": "y"}, most=5)
+        async with client.stream("GET", "/events", headers={"Last-Event-ID": last}) as answer:
+            found = (json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: {"))
+            told = [each async for each in _first(found, 3)]
+        assert told[0]["type"] == "hello"
+        assert any(each.get("sandbox", {}).get("metadata") == {"x": "y"} for each in told)
+        assert not any(each["type"] == "skipped" for each in told)
+
+
+async def _first(said: AsyncIterator[Said], most: int) -> AsyncIterator[Said]:
+    async for each in said:
+        yield each
+        most -= 1
+        if not most:
+            return
+
+
+async def test_who_was_away_for_too_long_hears_that(world: World) -> None:
+    """Over the WebSocket too."""
+    ears = Ears((await world.listen(world.admin, "?after=gone.17")).socket)
+    assert await ears.until("skipped") == {"type": "skipped"}
+
+
+async def test_a_listener_that_does_not_read_delays_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears that it has missed something; the others miss nothing, and memory does not grow."""
+    monkeypatch.setattr(bus_module, "MAX_MESSAGES", 64)
+    sandbox = await world.plane.sandboxes.create(a_request())
+    quick = await world.listen(world.admin)
+    url, headers = f"ws://{world.address}/v1/events", {"OPEN-SANDBOX-API-KEY": world.admin}
+    big = "x" * 60_000
+    async with connect(url, additional_headers=headers, proxy=None, max_queue=1) as slow:
+        assert json.loads(await slow.recv())["type"] == "hello"
+        for number in range(300):
+            world.plane.sandboxes.change_metadata(sandbox.id, {"big": big, "number": str(number)}, most=5)
+            said = await quick.until("sandbox")
+            assert said["sandbox"]["metadata"]["number"] == str(number)
+        heard = [json.loads(await slow.recv())]
+        while heard[-1]["type"] != "skipped":
+            heard.append(json.loads(await slow.recv()))
+        numbers = [each["seq"] for each in heard if each["type"] == "sandbox"]
+        assert heard[-1]["count"] > 0
+        assert numbers == sorted(numbers)
+
+
+async def test_who_speaks_is_sent_away(world: World) -> None:
+    """The socket only speaks."""
+    ears = await world.listen(world.admin)
+    await ears.socket.send("hello?")
+    with pytest.raises(ConnectionClosed) as closed:
+        await ears.until("nothing")
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "this socket takes no messages")
+
+
+async def test_too_many_listen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal says so, over both."""
+    monkeypatch.setattr(bus_module, "MAX_LISTENERS", 1)
+    await world.listen(world.admin)
+    with pytest.raises(InvalidStatus) as refused:
+        await world.listen(world.admin)
+    assert refused.value.response.status_code == 429
+    async with world.client(world.admin) as client:
+        answer = await client.get("/events")
+        assert answer.status_code == 429
+        assert "listen to events already" in answer.json()["message"]
+
+
+async def test_snapshots_and_pools_and_the_engine(world: World) -> None:
+    """Each by its own message."""
+    sandbox = await world.plane.sandboxes.create(a_request())
+    ears = await world.listen(world.admin)
+    snapshot = world.plane.snapshots.create(sandbox.id, "first")
+    made = await ears.until("snapshot")
+    assert (made["event"], made["snapshot"]["status"]["state"]) == ("created", SnapshotState.CREATING.value)
+    ready = await ears.until("snapshot")
+    assert (ready["event"], ready["snapshot"]["status"]["state"]) == ("changed", SnapshotState.READY.value)
+    await world.plane.snapshots.delete(snapshot.id)
+    assert (await ears.until("snapshot", event="ended"))["snapshot"] is None
+    for queue in world.home.engine._subscribers:
+        queue.put_nowait((world.home.driver.instance, RuntimeEvent(EventKind.DISCONNECTED)))
+    assert await ears.until("engine") == {
+        "type": "engine",
+        "seq": (await _last_seq(world)),
+        "up": False,
+        "message": "the engine does not answer",
+    }
+    for queue in world.home.engine._subscribers:
+        queue.put_nowait((world.home.driver.instance, RuntimeEvent(EventKind.CONNECTED)))
+    assert (await ears.until("engine"))["up"] is True
+
+
+async def _last_seq(world: World) -> int:
+    (view,) = world.plane.events.bus._views.values()
+    return view.last
+
+
+async def test_a_pool_whose_containers_do_not_start_says_why(world: World) -> None:
+    """And a pull that goes on, and ends."""
+    ears = await world.listen(world.admin)
+    world.home.driver.fail_create = EngineUnavailable("the disk is full")
+    await world.plane.sandboxes.create(a_request())
+    assert (await ears.until("pool", idle=0))["hits"] == 1
+    while not (said := await ears.until("pool"))["problem"]:
+        pass
+    assert "the disk is full" in said["problem"]
+    world.home.driver.fail_create = None
+    world.home.engine.registry["some/image"] = None
+    async with world.client(world.admin) as client:
+        body = {"image": {"uri": "some/image"}, "entrypoint": ["sleep"], "resourceLimits": {"memory": "256Mi"}}
+        assert (await client.post("/sandboxes", json=body)).status_code == 202
+    assert (await ears.until("image", event="pulling"))["name"] == "some/image"
+    assert (await ears.until("image"))["event"] == "pulled"

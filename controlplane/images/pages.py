@@ -12,6 +12,7 @@ from typing import IO, cast
 
 from aiodocker import Docker
 
+from controlplane.console.files import DIST, INDEX
 from controlplane.errors import ImageError, ImageMissing
 from controlplane.images.engine import Progress, engine_errors, inspect_image
 from controlplane.images.names import OUR_IMAGES
@@ -19,15 +20,11 @@ from controlplane.images.publish import read_folder, remove_container
 
 CONSOLE_IMAGE = f"{OUR_IMAGES}console:latest"
 
-DIST = Path(__file__).parents[1] / "console" / "dist"
-
 PAGES_DIR = "/dist"
 """The folder of the image that has the pages."""
 
 MARK = ".image"
 """A file beside the pages: the id of the image that they come from."""
-
-FIRST_PAGE = "index.html"
 
 
 async def publish_pages(engine: Docker, progress: Progress, *, dist: Path = DIST, image: str = CONSOLE_IMAGE) -> bool:
@@ -70,22 +67,22 @@ def files_of(tree: bytes) -> dict[str, bytes]:
             for path, member in members
             if ".." not in path.parts
         }
-    if FIRST_PAGE not in files:
-        raise ImageError(f"the image of the console has no {FIRST_PAGE}: run `sandlot images build console`")
+    if INDEX not in files:
+        raise ImageError(f"the image of the console has no {INDEX}: run `sandlot images build console`")
     return files
 
 
 def _mark_of(dist: Path) -> str:
     """Return the id of the image that the pages come from; "" if there are none."""
     with contextlib.suppress(OSError):
-        return (dist / MARK).read_text() if (dist / FIRST_PAGE).is_file() else ""
+        return (dist / MARK).read_text() if (dist / INDEX).is_file() else ""
     return ""
 
 
 def _replace(dist: Path, files: dict[str, bytes], image_id: str) -> None:
     dist.mkdir(parents=True, exist_ok=True)
     _write(dist / MARK, b"")  # until everything is there
-    for name in sorted(files, key=lambda name: name.startswith(FIRST_PAGE)):
+    for name in sorted(files, key=lambda name: name.startswith(INDEX)):
         _write(dist / name, files[name])
     for path in [path for path in dist.rglob("*") if path.is_file()]:
         if path.relative_to(dist).as_posix() not in {*files, MARK}:

@@ -210,7 +210,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
             announce(f"API key, created for this installation: {server.made_key}")
         if not settings.server.api_keys:
             announce(f"API key: kept in {settings.paths.state_dir}/api-key, printed by `sandlot key`")
-        announce(_console_line(settings, server, show_link=show_key))
+        announce(console_line(settings, server, show_link=show_key))
         await volume
         if builds is not None:
             background = await stack.enter_async_context(Background())
@@ -227,7 +227,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
         tell("server.stopping", f"stopping{rest}", running=running)
 
 
-def _console_line(settings: Settings, server: Server, *, show_link: bool) -> str:
+def console_line(settings: Settings, server: Server, *, show_link: bool) -> str:
     """Return the line that leads a person to the console, with a link that signs in if a person reads the line."""
     if why_off := _why_no_console(settings):
         return f"Console: off; {why_off}"

@@ -98,7 +98,7 @@ class ServerSettings(Discreet, msgspec.Struct, frozen=True, forbid_unknown_field
         bool,
         _help(
             "Give a sandbox's page at a path address an opaque origin, or redirect the browser to a host name. "
-            "false: such pages share an origin with each other and with the API."
+            "false: such pages share an origin with each other and with the API, and the console is off."
         ),
     ] = True
     endpoint_tokens: Annotated[

@@ -69,6 +69,7 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.errors", "controlplane.runtime", "controlplane.sandbox", "prometheus_client", "structlog"),
     },
     "controlplane.images": {
+        "controlplane.console.files",
         "controlplane.errors",
         "controlplane.runtime.docker",
         "controlplane.sandbox",

@@ -129,7 +129,10 @@ class FrontDoor:
 
 
 def policy(origin: str) -> str:
-    """Return the Content-Security-Policy of the console's pages, at that origin of theirs."""
+    """Return the Content-Security-Policy of the console's pages, at that origin of theirs.
+
+    Styles may be inline: the editor and the terminal of the pages write style elements.
+    """
     is_plain = _PLAIN_ORIGIN.fullmatch(origin) is not None
     scripts = f"{origin}{PAGES}/assets/" if is_plain else "'self'"
     sockets = f" {origin.replace('http', 'ws', 1)}" if is_plain else ""

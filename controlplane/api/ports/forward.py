@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from controlplane.access.keys import Keys
 from controlplane.api.edge.addresses import address_of, port_of
 from controlplane.api.edge.auth import API_KEY_HEADER, TOKEN_HEADERS
+from controlplane.api.edge.guard import find_caller
 from controlplane.api.edge.origins import without_our_cookies
 from controlplane.api.edge.parameters import port_number
 from controlplane.api.edge.problems import error_answer
@@ -24,7 +25,7 @@ from controlplane.api.ports.headers import RawHeaders, end_to_end
 from controlplane.api.ports.http import forward
 from controlplane.api.ports.sandbox_tokens import SandboxTokens
 from controlplane.api.ports.websocket import MessageMemory, relay_websocket
-from controlplane.errors import SandlotError
+from controlplane.errors import Forbidden, SandlotError
 from controlplane.link.stream import Stream
 from controlplane.listener.extensions import FORWARDED
 from controlplane.telemetry.metrics import Metrics
@@ -62,6 +63,7 @@ class Ports:
             await send(message)
 
         try:
+            _refuse_console(scope)
             port = port_number(scope["path_params"]["port"])
             if (root := _root(scope)) is not None:
                 await Response(status_code=307, headers={"Location": root})(scope, receive, send)
@@ -110,6 +112,16 @@ class Ports:
         """Return whether a text has a key, or the token of any sandbox: a sandbox must not see another's token."""
         secret = authorization[7:].strip().decode("latin-1") if authorization[:7].lower() == b"bearer " else ""
         return self._keys.is_key(secret) or self._tokens.holds(secret)
+
+
+def _refuse_console(scope: Scope) -> None:
+    """Raise Forbidden for a person at the console: a service must never answer at the console's own origin.
+
+    Authentication does not let such a request come here; this is the second lock.
+    """
+    caller = find_caller(scope)
+    if caller is not None and caller.sign_in:
+        raise Forbidden("the console opens a service by a signed address, and not by its sign-in")
 
 
 def _without_our_cookies(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
@@ -20,6 +21,7 @@ from controlplane.access.control import AccessControl
 from controlplane.access.keys import Keys
 from controlplane.access.sign_ins import Links, SignIns
 from controlplane.api.app import ApiSettings
+from controlplane.api.edge import origins
 from controlplane.listener.serve import ListenerSettings
 from controlplane.store.store import Store
 from tests.support.agent.live_agent import LiveAgent
@@ -478,3 +480,22 @@ async def test_the_console_can_be_off(tmp_path: Path) -> None:
         assert (await person.get("/console/", headers={"OPEN-SANDBOX-API-KEY": API_KEY})).status_code == 404
         assert (await person.get("/console/")).status_code == 401
         assert (await person.get("/", headers={"Accept": "text/html"})).json()["console"] == ""
+
+
+async def test_a_service_has_a_second_lock(
+    edge: Edge, person: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the first one open, a service would not hear of the request."""
+    monkeypatch.setattr(origins, "_is_opened", lambda _: True)
+    await signed_in(person)
+    asked: list[str] = []
+
+    async def hear(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response()
+
+    async with application(web.get("/x", hear)) as port:
+        for path in (f"{port}/x", f"44772/proxy/{port}/x"):
+            answer = await person.get(f"/v1/sandboxes/{SANDBOX_ID}/proxy/{path}")
+            assert (answer.status_code, answer.json()["code"]) == (403, "INSUFFICIENT_SCOPE")
+    assert asked == []

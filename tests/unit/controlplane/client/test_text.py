@@ -8,7 +8,7 @@ from controlplane.client.text import cut, duration, moment, safe, safe_lines, si
 
 
 @pytest.mark.attack(
-    "output",
+    "agent",
     "Text of a sandbox with escape sequences, control characters and characters that reorder text",
     "`sandlot` shows them as escapes such as \\x1b, and no terminal obeys them",
 )

@@ -12,7 +12,7 @@ from controlplane.errors import InvalidRequest
 
 
 @pytest.mark.attack(
-    "files",
+    "agent",
     "The listing of a sandbox's directory names paths that lead elsewhere",
     "`sandlot cp` refuses them",
 )
@@ -31,7 +31,7 @@ def test_paths_below() -> None:
 
 
 @pytest.mark.attack(
-    "files",
+    "agent",
     "A copied tree has the path of a link that leads out of the destination",
     "`sandlot cp` does not follow the link: the copy fails, or replaces the link itself",
 )

@@ -31,8 +31,8 @@ KEPT_BYTES = 2 << 20
 KEPT_ENTRIES = 4096
 ENTRY_BYTES = 512  # the memory of an entry, beside its content
 # What all watchers of a sandbox are told in a second, after a burst. A flood is faster than people can read.
-BYTES_PER_S = 4 << 20
-BURST_BYTES = 4 << 20
+BYTES_PER_S = 2 << 20
+BURST_BYTES = 2 << 20
 # A watcher takes at most so much at a time, and holds as much while its client does not read.
 BATCH_BYTES = 256 << 10
 

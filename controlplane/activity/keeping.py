@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import msgspec
 import structlog
@@ -57,8 +58,8 @@ class Keeping:
                 sandbox=sandbox.id,
                 owner=sandbox.owner,
                 image=sandbox.requested_image,
-                created_at=sandbox.created_at.timestamp(),
-                ended_at=sandbox.state_changed_at.timestamp(),
+                created_at=round(sandbox.created_at.timestamp(), 3),
+                kept_at=round(time.time(), 3),
                 state=sandbox.state.value,
                 reason=sandbox.reason,
                 keep=page.keep,

@@ -32,7 +32,7 @@ class RecordView(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     image: str
     created_at: float  # Unix time, s
-    ended_at: float
+    kept_at: float
     state: str
     reason: str = ""
     keep: str = ""

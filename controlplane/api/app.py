@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Lifespan
 
 from controlplane.access.control import AccessControl
 from controlplane.api.activity.activity import ActivityReading
+from controlplane.api.activity.records import RecordReading
 from controlplane.api.console.pages import FrontDoor, page_route
 from controlplane.api.console.sign_in import SignInDesk
 from controlplane.api.edge.access_log import AccessLog
@@ -66,6 +67,7 @@ from execd.wire.discreet import Discreet
 
 if TYPE_CHECKING:
     from controlplane.activity.activities import Activities
+    from controlplane.activity.records import Records
     from controlplane.lifecycle.pauses import Pauses
     from controlplane.lifecycle.records.registry import Registry
     from controlplane.lifecycle.sandboxes import Sandboxes
@@ -106,6 +108,7 @@ def make_app(
     registry: Registry,
     relay: Relay,
     activities: Activities,
+    records: Records | None = None,
     credentials: Checks,
     access: AccessControl,
     settings: ApiSettings,
@@ -140,10 +143,8 @@ def make_app(
         *_endpoints_of_execd(sandboxes, relay, runs),
         *(lifecycle, Execution(runs, guard), Snapshots(snapshots), Diagnostics(registry, relay)),
         *(Egress(sandboxes), Streams(relay, runs, activities, audit), tickets, ports),
-        *(
-            ActivityReading(activities, sandboxes),
-            *_endpoints_of_server(operator, sandboxes, tickets, is_ready, why_not_ready),
-        ),
+        *(ActivityReading(activities, sandboxes), RecordReading(records)),
+        *_endpoints_of_server(operator, sandboxes, tickets, is_ready, why_not_ready),
         *(audit, KeyAdministration(access.keys, sandboxes), Health(metrics_registry, is_ready, why_not_ready)),
         *(SignInDesk(access, why_off=settings.console_is_off), FrontDoor(has_console=not settings.console_is_off)),
     )

@@ -100,6 +100,7 @@ async def control_plane(
             registry=plane.registry,
             relay=plane.relay,
             activities=plane.activities,
+            records=plane.records,
             credentials=plane.credentials,
             access=plane.access,
             settings=_api_settings(settings),

@@ -46,7 +46,7 @@ PIECE_BYTES = 32 << 10
 MAX_PIECE_BYTES = 128 << 10  # a larger piece is several entries
 # A reader that has just been told something lets more gather: a person notices nothing of it, and many quick runs cost
 # a reader a message for all of them instead of one for each.
-GATHER_S = 0.05
+GATHER_S = 0.1
 MAX_LASTING = 1024  # operations that go on after their request; the oldest are forgotten, and their ends not told
 # The control plane tries these by their second meaning where the first is unknown: then nothing has happened.
 _TRIED = (ContextRun, ContextInput, ContextInterrupt, ProcessSignal, PtySignal, SessionInterrupt)

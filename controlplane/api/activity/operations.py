@@ -1,9 +1,10 @@
-"""The operation on the activity of a sandbox."""
+"""The operations on activities, of sandboxes that live and of those that have ended."""
 
 from __future__ import annotations
 
 from controlplane.access.scopes import Needs
 from controlplane.api.activity.activity import ActivityReading, ActivityView
+from controlplane.api.activity.records import LINES, RecordPage, RecordReading
 from controlplane.api.edge.operation import COUNT, FLAG, SANDBOX_PATH, EventStream, Operation, Parameter
 
 ACTIVITY: tuple[Operation, ...] = (
@@ -15,5 +16,15 @@ ACTIVITY: tuple[Operation, ...] = (
         query=(Parameter("after", COUNT), Parameter("limit", COUNT), Parameter("follow", FLAG)),
         headers=("Last-Event-ID",),
         errors=(400, 404, 409, 429, 501, 502),
+    ),
+    Operation(
+        *("activity.list", "GET", "/activities", RecordReading.list, Needs.READ), is_change=False, answer=RecordPage
+    ),
+    Operation(
+        *("activity.record", "GET", "/activities/{record_id}", RecordReading.read, Needs.READ),
+        is_change=False,
+        answer=LINES,
+        answer_text="The record: lines of JSON.",
+        errors=(404,),
     ),
 )

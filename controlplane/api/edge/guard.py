@@ -106,7 +106,7 @@ class Guarded:
             if self._is_for_some:
                 self._guard.check(scope, self._operation.needs)
             if (caller := find_caller(scope)) is not None:
-                act_for(caller.name)
+                act_for(caller.actor)
         except SandlotError as error:
             await error_answer(error, scope)(scope, receive, send)
         else:

@@ -114,6 +114,7 @@ BY_CODE: dict[str, Problem] = {
     "sandbox.invalid_metadata": Problem(400, "SANDBOX::INVALID_METADATA_LABEL"),
     "sandbox.unsupported": Problem(400, "SANDBOX::API_NOT_SUPPORTED"),
     "activity.unsupported": Problem(501, "NOT_SUPPORTED"),  # by an agent of an earlier release
+    "activity.no_record": Problem(404, "ACTIVITY_NOT_FOUND"),
     "pool.not_found": Problem(400, "KUBERNETES::POOL_NOT_FOUND"),
     "run.not_found": Problem(404, "RUN_NOT_FOUND"),  # begun on the native stream, and asked for over HTTP
     "key.not_found": Problem(404, "KEY_NOT_FOUND"),

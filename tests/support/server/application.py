@@ -42,6 +42,7 @@ def application(plane: ControlPlane) -> ASGIApp:
         registry=plane.registry,
         relay=plane.relay,
         activities=plane.activities,
+        records=plane.records,
         credentials=plane.credentials,
         access=plane.access,
         settings=ApiSettings(),

@@ -1,0 +1,43 @@
+"""Records of the activities of sandboxes that have ended: `/activities`."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from controlplane.activity.records import Records, RecordView
+from controlplane.api.edge.bodies import json_answer
+from controlplane.api.edge.guard import caller_of
+from controlplane.errors import NotFound
+
+LINES = "application/x-ndjson"
+
+
+class RecordPage(msgspec.Struct, frozen=True):
+    """The records that the caller sees, the newest first."""
+
+    records: tuple[RecordView, ...]
+
+
+class RecordReading:
+    """The endpoints. Without a setting, there are no records."""
+
+    def __init__(self, records: Records | None) -> None:
+        self._records = records
+
+    async def list(self, request: Request) -> Response:
+        """List the kept activities of sandboxes that have ended; `[activity] keep_on_disk` keeps them."""
+        caller = caller_of(request.scope)
+        heads = [] if self._records is None else await self._records.heads()
+        return json_answer(RecordPage(tuple(head for head in heads if caller.sees(head.owner, head.sandbox))))
+
+    async def read(self, request: Request) -> Response:
+        """Return the kept activity of a sandbox as lines of JSON: what the sandbox was, then its entries."""
+        sandbox_id: str = request.path_params["record_id"]
+        found = None if self._records is None else await self._records.read(sandbox_id)
+        if found is None or not caller_of(request.scope).sees(found[0].owner, found[0].sandbox):
+            raise NotFound(
+                f"there is no record of the activity of sandbox {sandbox_id[:64]}", code="activity.no_record"
+            )
+        return FileResponse(found[1], media_type=LINES)

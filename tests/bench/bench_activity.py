@@ -1,0 +1,139 @@
+"""What an activity costs: `python -m tests.bench.bench_activity [ROUNDS]`.
+
+One server for each level, on the real engine. In each round every variant runs in turn: the levels without watchers,
+and the levels with ten watchers, which are a process of their own. A row has the median time of a request, and the CPU
+time that the server and the agent took for it: the latter says more on a machine that does other things. No time fails
+anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.bench.__main__ import CREATE, agent, http
+from tests.support.server.live_server import LiveServer
+
+HERE = Path(__file__).parent
+WATCHERS = 10
+TICKS = os.sysconf("SC_CLK_TCK")
+# What runs → path, body, requests in a round, and operations in a request.
+WORK: dict[str, tuple[str, dict[str, Any], int]] = {
+    "code 1+1": ("code", {"code": "1+1", "context": {"language": "python"}}, 400),
+    "command echo": ("command", {"command": "echo hello"}, 100),
+    "command, 1 MB": ("command", {"command": "head -c 1000000 /dev/zero | tr '\\0' x | fold -w 100"}, 20),
+    "command, 50 MB": ("command", {"command": "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 1000"}, 2),
+}
+
+
+class Variant(NamedTuple):
+    """A server, and how many watch the sandbox."""
+
+    name: str
+    server: LiveServer
+    sandbox: str
+    watchers: int
+
+
+class Sample(NamedTuple):
+    """One round of one variant."""
+
+    ms: float  # median of a request
+    cpu_ms: float  # of server and agent, for a request
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@contextlib.contextmanager
+def watched(variant: Variant) -> Iterator[list[dict[str, int]]]:
+    """Watch a sandbox inside of the block; afterwards, the list has what each watcher read."""
+    found: list[dict[str, int]] = []
+    if not variant.watchers:
+        yield found
+        return
+    headers = json.dumps({"OPEN-SANDBOX-API-KEY": variant.server.key})
+    where, path = variant.server.address.removeprefix("http://"), f"/v1/sandboxes/{variant.sandbox}/activity"
+    # Not from the beginning: what was kept before is read once, and not what is measured.
+    status = variant.server.request("GET", f"{path}?limit=1")
+    command = [
+        sys.executable,
+        HERE / "watchers.py",
+        where,
+        str(variant.watchers),
+        f"{path}?after={status['last']}",
+        headers,
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        yield found
+        process.stdin.close()
+        found += json.loads(process.stdout.read())
+
+
+def measure(variant: Variant, work: str) -> tuple[Sample, list[dict[str, int]]]:
+    """Run one kind of work once."""
+    path, body, count = WORK[work]
+    pids = [variant.server.pid, agent(variant.server, variant.sandbox)]
+    with watched(variant) as seen:
+        before = sum(map(cpu_s, pids))
+        result = http(variant.server, 1, count, "POST", f"/v1/sandboxes/{variant.sandbox}/proxy/44772/{path}", body)
+        cpu_ms = (sum(map(cpu_s, pids)) - before) * 1000 / count
+    return Sample(statistics.median(result["ms"]), cpu_ms), seen
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with contextlib.ExitStack() as stack:
+        variants = []
+        for level in ("off", "outline", "full"):
+            server = stack.enter_context(LiveServer(["--pool-size", "1", "--activity-keep", level]))
+            sandbox = server.request("POST", "/v1/sandboxes", CREATE)["id"]
+            variants += [Variant(level, server, sandbox, 0)]
+            if level != "off":
+                variants += [Variant(f"{level}, {WATCHERS} watchers", server, sandbox, WATCHERS)]
+        print(
+            f"{'work':18}{'activity':22}{'ms':>9}{'against off':>12}{'CPU ms':>9}{'against off':>12}  seen by a watcher"
+        )
+        for work in WORK:
+            samples: dict[str, list[Sample]] = {variant.name: [] for variant in variants}
+            seen: dict[str, list[dict[str, int]]] = {}
+            for variant in variants:
+                measure(variant, work)  # the first of each is not counted
+            for _ in range(rounds):
+                for variant in variants:
+                    sample, seen[variant.name] = measure(variant, work)
+                    samples[variant.name].append(sample)
+            show(work, samples, seen)
+
+
+def show(work: str, samples: dict[str, list[Sample]], seen: dict[str, list[dict[str, int]]]) -> None:
+    """Print the rows of one kind of work: medians over the rounds, and the least of a watcher's."""
+    base = samples["off"]
+    for name, found in samples.items():
+        ms, cpu = (statistics.median(getattr(each, field) for each in found) for field in ("ms", "cpu_ms"))
+        off_ms, off_cpu = (statistics.median(getattr(each, field) for each in base) for field in ("ms", "cpu_ms"))
+        watched_by = min(seen[name], key=lambda each: each["bytes"]) if seen[name] else None
+        told = f"{watched_by['bytes'] / 1e6:.1f} MB, {watched_by['skipped']} gaps" if watched_by else ""
+        print(
+            f"{work:18}{name:22}{ms:9.2f}{100 * (ms / off_ms - 1):+11.1f}%{cpu:9.2f}"
+            f"{100 * (cpu / max(off_cpu, 0.01) - 1):+11.1f}%  {told}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

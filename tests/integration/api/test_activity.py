@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from controlplane.activity import feed
+from controlplane.lifecycle.uses import LastUses
 from execd.wire.messages import SandboxClaim, SandboxClaimed
 from tests.support.agent.live_agent import ROOT, LiveAgent
 from tests.support.server.api_server import API_KEY, SANDBOX_ID, Edge, serving
@@ -334,3 +336,118 @@ async def test_bad_queries_are_refused(edge: Edge) -> None:
         answer = await client.get(PATH, headers={"accept": "text/event-stream", "last-event-id": "x"})
         assert answer.status_code == 400
         assert (await client.get("/sandboxes/other/activity")).status_code == 404
+
+
+FLOOD = {"command": "head -c 20000000 /dev/zero | tr '\\0' x | fold -w 100"}
+
+
+def covered(found: list[dict[str, Any]]) -> list[int]:
+    """Return the numbers that a watcher was told of, as entries or as missing."""
+    return [
+        number
+        for each in found
+        for number in (range(each["from"], each["to"] + 1) if each["type"] == "skipped" else [each["seq"]])
+    ]
+
+
+async def test_ten_watchers_of_a_flood_lose_nothing_unsaid(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has every number once, and the end; what is missing is said."""
+    monkeypatch.setattr(feed, "BYTES_PER_S", 16 << 20)
+    watching = [asyncio.ensure_future(events(edge, '"type":"ended"')) for _ in range(10)]
+    async with edge.execd() as client:
+        assert (await client.post("/command", json=FLOOD)).status_code == 200
+    told = await entries(edge)
+    for found in await asyncio.gather(*watching):
+        assert covered(found) == list(range(1, told[-1]["seq"] + 1))
+        assert found[-1]["receipt"]["output_bytes"] > 20_000_000
+        assert any(each["type"] == "output" for each in found)
+
+
+async def test_a_watcher_that_does_not_read_delays_nobody(edge: Edge) -> None:
+    """Neither the program nor another watcher; when it reads again, it hears what it has missed."""
+    host, _, port = edge.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 12)
+    lines = f"GET /v1{PATH} HTTP/1.1\r\nHost: {edge.address}\r\nAccept: text/event-stream\r\n"
+    writer.write(f"{lines}OPEN-SANDBOX-API-KEY: {API_KEY}\r\n\r\n".encode())
+    await reader.readuntil(b"claimed")
+    other = asyncio.ensure_future(events(edge, '"type":"ended"'))
+    async with edge.execd() as client:
+        assert (await client.post("/command", json=FLOOD)).status_code == 200
+    assert (await other)[-1]["type"] == "ended"
+    text = b""
+    async with asyncio.timeout(PATIENCE_S):
+        while b'"type":"ended"' not in text:
+            text += await reader.read(1 << 16)
+    writer.close()
+    assert b'"type":"skipped"' in text
+
+
+async def test_a_killed_server_leaves_the_activity() -> None:
+    """Another one goes on with the same numbers, and its watchers too."""
+    async with LiveAgent() as agent:
+        claim = SandboxClaim(id=SANDBOX_ID, activity="full")
+        await (await agent.link.open(claim)).expect(SandboxClaimed)
+        async with serving(agent.link) as edge:
+            async with edge.execd() as client:
+                await client.post("/command", json={"command": "echo before"})
+            told = await entries(edge)
+        await agent.link.aclose()
+        agent.link = await agent.end.next_link()
+        await (await agent.link.open(claim)).expect(SandboxClaimed)
+        async with serving(agent.link) as edge:
+            async with edge.execd() as client:
+                await client.post("/command", json={"command": "echo after"})
+            found = await entries(edge)
+    assert found[: len(told)] == told
+    assert shown(found[len(told) :]) == ["state linked", "begun command", "output after", "ended"]
+
+
+async def test_a_watcher_outlives_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears what follows on the next one, each entry once."""
+    async with LiveAgent() as agent:
+        claim = SandboxClaim(id=SANDBOX_ID, activity="full")
+        await (await agent.link.open(claim)).expect(SandboxClaimed)
+        async with serving(agent.link) as edge:
+            watching = asyncio.ensure_future(events(edge, '"type":"ended"'))
+            async with asyncio.timeout(PATIENCE_S):
+                while not agent.link.watches:  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(0.001)
+            edge.directory.remove(agent.link)
+            await agent.link.aclose()
+            agent.link = await agent.end.next_link()
+            edge.directory.put(agent.link)
+            await (await agent.link.open(claim)).expect(SandboxClaimed)
+            async with edge.execd() as client:
+                await client.post("/command", json={"command": "echo after"})
+            found = await watching
+    assert shown(found) == ["state claimed", "state linked", "begun command", "output after", "ended"]
+
+
+async def test_the_token_of_the_sandbox_reads_its_activity(edge: Edge) -> None:
+    """That of another does not."""
+    async with edge.execd() as client:
+        path = f"{edge.url}/v1{PATH}"
+        assert (await client.get(path)).status_code == 200
+        other = f"{edge.url}/v1/sandboxes/another/activity"
+        assert (await client.get(other)).status_code == 401
+
+
+async def test_watching_is_no_use_of_the_sandbox(edge: Edge) -> None:
+    """An idle timeout goes on, however many watch."""
+    watching = asyncio.ensure_future(events(edge, "never"))
+    link = edge.directory.get(SANDBOX_ID)
+    assert link is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while not link.watches:  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.001)
+    counts = link.statistics()
+    assert counts.streams - counts.watches == 1  # the claim's
+    assert not LastUses(edge.directory)._is_going_on(SANDBOX_ID)
+    async with edge.execd() as client:
+        running = asyncio.ensure_future(client.post("/command", json={"command": "sleep 300"}))
+        async with asyncio.timeout(PATIENCE_S):
+            while not LastUses(edge.directory)._is_going_on(SANDBOX_ID):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.001)
+        running.cancel()
+    watching.cancel()
+    await asyncio.wait([running, watching])

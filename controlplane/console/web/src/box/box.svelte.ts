@@ -3,6 +3,7 @@
 import { call, type Failure, socketAddress } from '../api/client';
 import { events } from '../api/events.svelte';
 import type { Sandbox } from '../api/shapes';
+import { Watch } from './activity/watch.svelte';
 import { Notebook } from './notebook/model.svelte';
 import { type Phase, StreamClient, SUBPROTOCOL } from './stream/client';
 
@@ -16,6 +17,7 @@ export class Box {
   readonly path: string;
   readonly client: StreamClient;
   readonly notebook: Notebook;
+  readonly watch: Watch;
   #leave: () => void;
   #timer: ReturnType<typeof setInterval>;
   #isClosed = false;
@@ -31,6 +33,7 @@ export class Box {
       },
     });
     this.notebook = new Notebook(this.client);
+    this.watch = new Watch(this.client);
     this.#leave = events.listen((event) => {
       if (event.type === 'hello' || event.type === 'skipped') void this.refresh();
       else if (event.type === 'sandbox' && event.id === id) {

@@ -13,8 +13,10 @@ export interface BoxPage {
 }
 
 export const PAGES: readonly BoxPage[] = [
+  { id: 'activity', label: 'activity', icon: 'activity', load: () => import('./activity/Activity.svelte') },
   { id: 'notebook', label: 'notebook', icon: 'book', load: () => import('./notebook/Notebook.svelte') },
   { id: 'terminal', label: 'terminal', icon: 'terminal', load: () => import('./terminal/Terminals.svelte') },
+  { id: 'files', label: 'files', icon: 'folder', load: () => import('./files/Files.svelte') },
 ];
 
 /** Return the page of an address; the first one for an address that names none. */

@@ -15,14 +15,13 @@ export type Group = 'command' | 'code' | 'terminal' | 'file' | 'port' | 'context
 export type Outcome = 'running' | 'ok' | 'failed' | 'interrupted' | 'note';
 
 const GROUPS: Record<string, Group> = {
-  command: 'command',
-  session: 'command',
-  entrypoint: 'command',
-  signal: 'command',
   code: 'code',
+  context: 'context',
+  directory: 'file',
+  file: 'file',
   input: 'code',
-  terminal: 'terminal',
   port: 'port',
+  terminal: 'terminal',
 };
 
 export class Item {
@@ -61,8 +60,14 @@ export class Item {
 
   get group(): Group {
     if (this.kind !== 'operation') return 'state';
-    if (this.what.startsWith('context.')) return 'context';
-    return /^(file|directory)\./.test(this.what) ? 'file' : (GROUPS[this.what] ?? 'command');
+    return GROUPS[this.what.split('.', 1)[0]!] ?? 'command';
+  }
+
+  /** What the operation is about, on one line. */
+  get title(): string {
+    if (this.path) return this.text && !this.text.includes('\n') ? `${this.path} \u2192 ${this.text}` : this.path;
+    if (this.text) return this.text.split('\n', 1)[0]!;
+    return this.port ? `:${this.port}` : this.context;
   }
 }
 

@@ -1,11 +1,14 @@
-"""The CPU and memory that the sandbox uses, read from its own cgroup. No call waits."""
+"""The CPU and memory that the sandbox uses, read from its own cgroup; its processes and sockets. No call waits."""
 
 from __future__ import annotations
 
 import os
 import time
 
+import msgspec
+
 from execd.dispatch import Handler
+from execd.sockets import read_sockets
 from execd.wire.aio import Stream
 from execd.wire.messages import Metrics, MetricsRead, Request
 
@@ -30,8 +33,20 @@ class Meter:
         """Return the handler of each request."""
         return {MetricsRead: self._serve}
 
-    def read(self) -> Metrics:
-        """Return the present usage."""
+    def read(self, *, detail: bool = False) -> Metrics:
+        """Return the present usage; in detail, also processes, connections and listening ports."""
+        usage = self._usage()
+        if not detail:
+            return usage
+        sockets = read_sockets(self._root)
+        return msgspec.structs.replace(
+            usage,
+            processes=_count_processes(self._root),
+            connections=UNKNOWN if sockets is None else sockets.connections,
+            ports=() if sockets is None else sockets.ports,
+        )
+
+    def _usage(self) -> Metrics:
         machine_bytes = _fields(_read(f"{self._root}/proc/meminfo")).get("MemTotal:", 0) * 1024
         limit = self._group.memory_limit_bytes()
         limits = [size for size in (limit, machine_bytes) if 0 < size < UNLIMITED_BYTES]
@@ -55,8 +70,8 @@ class Meter:
             self._read_at, self._cpu_s = now, cpu_s
         return self._used_pct
 
-    async def _serve(self, stream: Stream, _request: MetricsRead) -> None:
-        await stream.send(self.read())
+    async def _serve(self, stream: Stream, request: MetricsRead) -> None:
+        await stream.send(self.read(detail=request.detail))
 
 
 class _Machine:
@@ -145,6 +160,15 @@ def free_memory_bytes(root: str = "/") -> int:
     group = _find_group(root.rstrip("/"))
     used, limit = group.memory_used_bytes(), group.memory_limit_bytes()
     return max(0, limit - used) if used >= 0 and 0 < limit < UNLIMITED_BYTES else UNLIMITED_BYTES
+
+
+def _count_processes(root: str) -> int:
+    """Return the number of processes that /proc shows, without the agent itself."""
+    try:
+        names = os.listdir(f"{root}/proc")
+    except OSError:
+        return UNKNOWN
+    return max(0, sum(map(str.isdecimal, names)) - 1)
 
 
 def _find_group(root: str) -> _Machine:

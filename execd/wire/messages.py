@@ -882,13 +882,26 @@ class PortConnect(Struct, tag="port.connect", frozen=True):
 
 
 class MetricsRead(Struct, tag="metrics.read", frozen=True):
-    """Read the sandbox's own use of CPU and memory."""
+    """Read the sandbox's own use of CPU and memory; in detail, also its processes and its network."""
+
+    detail: bool = False
+
+
+class ListeningPort(Struct, frozen=True):
+    """A TCP port at which a program in the sandbox listens."""
+
+    port: int
+    address: Word
+
+
+MAX_PORTS = 1000  # listening ports of a sandbox that are told
 
 
 class Metrics(Struct, tag="metrics", frozen=True):
     """The usage in the sandbox's cgroup.
 
-    -1 means that the kernel does not report it; the control plane then asks the engine.
+    -1 means that the kernel does not report it; the control plane then asks the engine. The last three are told in
+    detail only, and an earlier agent does not tell them.
     """
 
     cpu_count: float
@@ -896,6 +909,9 @@ class Metrics(Struct, tag="metrics", frozen=True):
     memory_total_bytes: int
     memory_used_bytes: int
     at: float  # Unix time, s
+    processes: int = -1
+    connections: int = -1  # established, both ways
+    ports: Annotated[tuple[ListeningPort, ...], msgspec.Meta(max_length=MAX_PORTS)] = ()
 
 
 # -- activity

@@ -65,6 +65,7 @@ EVENTS, RECORDED_EVENTS, USAGE_EVENTS = map(EventStream, ("RunEvents", "Recorded
 _PATHS: JsonSchema = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
 _EVENT_ID: JsonSchema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
 _CURSOR = Parameter("cursor", COUNT)
+_DETAIL = Parameter("detail", FLAG)
 _ID = Parameter("id", is_required=True)
 _LANGUAGE = Parameter("language")
 _PATH = Parameter("path", is_required=True)
@@ -276,8 +277,20 @@ _FILES = (
     ),
 )
 _METRICS = (
-    Operation("metrics.read", "GET", "/metrics", Meters.read, Needs.READ, is_change=False, answer=UsageView),
-    Operation("metrics.watch", "GET", "/metrics/watch", Meters.watch, Needs.READ, is_change=False, answer=USAGE_EVENTS),
+    Operation(
+        *("metrics.read", "GET", "/metrics", Meters.read, Needs.READ),
+        is_change=False,
+        answer=UsageView,
+        query=(_DETAIL,),
+        errors=(400,),
+    ),
+    Operation(
+        *("metrics.watch", "GET", "/metrics/watch", Meters.watch, Needs.READ),
+        is_change=False,
+        answer=USAGE_EVENTS,
+        query=(_DETAIL,),
+        errors=(400,),
+    ),
 )
 _ISOLATED = "/v1/isolated"
 _ISOLATED_SESSION = f"{_ISOLATED}/session/{{session_id}}"

@@ -16,6 +16,7 @@ from execd.wire.frames import Channel
 from execd.wire.messages import (
     ContextCompletion,
     ContextInspection,
+    ContextLanguage,
     ContextState,
     Done,
     FileInfo,
@@ -136,6 +137,8 @@ def _answer(number: int, reply: Reply) -> ServerMessage:
     match reply:
         case ContextState(id=id, language=language, busy=busy):
             return says.Context(number, id=id, language=language, busy=busy)
+        case ContextLanguage(language=name, aliases=aliases, version=version, problem=problem):
+            return says.Language(number, name=name, aliases=aliases, version=version, problem=problem)
         case ContextCompletion(matches=matches, start=start, end=end):
             return says.Completion(number, matches=tuple(matches), start=start, end=end)
         case ContextInspection(data=data):

@@ -101,6 +101,10 @@ class ListContexts(Operation, frozen=True, tag="context.list"):
     language: Short = ""
 
 
+class ListLanguages(Operation, frozen=True, tag="context.languages"):
+    """List the languages of the image. The answer is `language`*, `done`."""
+
+
 class CloseContext(Operation, frozen=True, tag="context.close"):
     """Close a context. The answer is `done`."""
 
@@ -228,6 +232,7 @@ AnyOperation = (
     | Input
     | OpenContext
     | ListContexts
+    | ListLanguages
     | CloseContext
     | InterruptContext
     | RestartContext
@@ -363,6 +368,15 @@ class Context(ServerMessage, frozen=True, tag="context", kw_only=True):
     busy: bool = False
 
 
+class Language(ServerMessage, frozen=True, tag="language", kw_only=True):
+    """A language of the image. `problem` says why it cannot be used; without a choice, `version` is empty."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    version: str = ""
+    problem: str = ""
+
+
 class Completion(ServerMessage, frozen=True, tag="completion", kw_only=True):
     """The possible replacements of the characters from `start` to `end`."""
 
@@ -439,6 +453,7 @@ FromServer = (
     | Raised
     | Prompt
     | Context
+    | Language
     | Completion
     | Inspection
     | Pty

@@ -18,6 +18,8 @@ from controlplane.api.stream import messages as says
 # No change: a client sends one whenever a window gets another size.
 RESIZE = Operation("pty.resize", ON_STREAM, "", None, Needs.USE, is_change=False)
 
+LANGUAGES = Operation("context.languages", ON_STREAM, "", None, Needs.READ, is_change=False)
+
 # By the endpoints that do the same over HTTP.
 _ENDPOINTS: dict[type[says.AnyOperation], Endpoint] = {
     says.Command: Commands.run,
@@ -45,5 +47,6 @@ _ROWS = {operation.endpoint: operation for operation in (*EXECD, *ACTIVITY)}
 
 OPENED: dict[type[says.AnyOperation], Operation] = {
     says.ResizePty: RESIZE,
+    says.ListLanguages: LANGUAGES,
     **{message: _ROWS[endpoint] for message, endpoint in _ENDPOINTS.items()},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controlplane.access.scopes import Needs
 from controlplane.api.edge.operation import SANDBOX_PATH, WEBSOCKET, Operation
-from controlplane.api.stream.opened import RESIZE
+from controlplane.api.stream.opened import LANGUAGES, RESIZE
 from controlplane.api.stream.socket import Streams
 
 STREAM: tuple[Operation, ...] = (
@@ -15,4 +15,5 @@ STREAM: tuple[Operation, ...] = (
         errors=(400, 404, 409),
     ),
     RESIZE,
+    LANGUAGES,
 )

@@ -24,6 +24,7 @@ from execd.wire.messages import (
     ContextInput,
     ContextInspect,
     ContextInterrupt,
+    ContextLanguages,
     ContextList,
     ContextOpen,
     ContextRestart,
@@ -194,8 +195,8 @@ def _request(operation: says.AnyOperation) -> Request:
             return ContextInspect(id, code, len(code) if cursor is None else min(cursor, len(code)), detail)
         case says.ResizePty(id=id, cols=cols, rows=rows):
             return PtyResize(id, cols, rows)
-        case says.ListPtys():
-            return PtyList()
+        case says.ListLanguages() | says.ListPtys():
+            return ContextLanguages() if isinstance(operation, says.ListLanguages) else PtyList()
         case says.ClosePty(id=id):
             return PtyClose(id)
     raise InvalidRequest(f"{type(operation).__name__} is no operation")

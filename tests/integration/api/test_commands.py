@@ -242,3 +242,16 @@ async def test_metrics_are_the_sandbox_s_own(client: httpx.AsyncClient) -> None:
         lines = response.aiter_lines()
         watched = [json.loads(await anext(lines)) for _ in range(2)]
     assert [set(line) for line in watched] == [set(metrics)] * 2
+
+
+async def test_usage_in_detail(client: httpx.AsyncClient) -> None:
+    """With its processes, connections and listening ports, which a client has to ask for."""
+    told = (await client.get("/metrics", params={"detail": "true"})).json()
+    assert set(told) == {
+        *("cpu_count", "cpu_used_pct", "mem_total_mib", "mem_used_mib", "timestamp"),
+        *("processes", "connections", "ports"),
+    }
+    assert told["processes"] > 0
+    async with client.stream("GET", "/metrics/watch", params={"detail": "true"}) as response:
+        assert set(json.loads(await anext(response.aiter_lines()))) == set(told)
+    assert (await client.get("/metrics", params={"detail": "maybe"})).status_code == 400

@@ -111,6 +111,8 @@ async def test_code_in_a_context(client: StreamClient) -> None:
     await client.ask("context.interrupt", id=context["id"])
     assert (await client.rest(running))[-1]["receipt"]["cause"] == "interrupted"
     assert [one["id"] for one in (await client.ask("context.list"))[:-1]] == [context["id"]]
+    languages = (await client.ask("context.languages"))[:-1]
+    assert "bash" in [one["name"] for one in languages if one["type"] == "language"]
     default = await client.ask("run", code="echo default", language="bash")
     assert default[0]["context"] == "default-bash"
     assert (await client.ask("context.close", id=context["id"]))[-1]["type"] == "done"

@@ -10,6 +10,8 @@ import pytest
 
 from execd import metrics
 from execd.metrics import Meter
+from execd.sockets import MAX_TABLE_BYTES
+from execd.wire.messages import MAX_PORTS
 from tests.support.clock import Clock
 
 MEMINFO = "MemTotal:       8000000 kB\nMemFree:         100 kB\nMemAvailable:   6000000 kB\n"
@@ -35,6 +37,24 @@ V1 = {
 MACHINE = {
     "proc/meminfo": MEMINFO,
     "proc/stat": "cpu  100 100 100 99999 99999 50 50 100 0 0\ncpu0 1 2 3\n",
+}
+
+
+SOCKETS = {
+    "proc/net/tcp": (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n"
+        "   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1\n"
+        "   2: 0100007F:1F90 0100007F:C001 01 00000000:00000000 00:00000000 00000000     0        0 3 1\n"
+        "   3: 0100007F:1F90 0100007F:C002 06 00000000:00000000 00:00000000 00000000     0        0 4 1\n"
+    ),
+    "proc/net/tcp6": (
+        "  sl  local_address                         remote_address                        st\n"
+        "   0: 00000000000000000000000000000000:0BB8 00000000000000000000000000000000:0000 0A 0:0 0:0 0\n"
+        "   1: 00000000000000000000000001000000:0BB9 00000000000000000000000000000000:0000 0A 0:0 0:0 0\n"
+        "   2: nonsense:0BB9 00000000000000000000000000000000:0000 0A 0:0 0:0 0\n"
+        "   3: 000000000000"
+    ),
 }
 
 
@@ -197,3 +217,35 @@ def test_this_machine_tells_something() -> None:
     assert read.cpu_count > 0
     assert 0 <= read.cpu_used_pct <= 100
     assert read.at > 1_700_000_000
+
+
+def test_processes_connections_and_ports_are_told_in_detail(tmp_path: Path) -> None:
+    processes = {f"proc/{number}/stat": "" for number in (1, 7, 40)}
+    meter = Meter(show(tmp_path, {**V2, **SOCKETS, **processes}))
+    assert (meter.read().processes, meter.read().ports) == (-1, ())
+    told = meter.read(detail=True)
+    assert (told.processes, told.connections) == (2, 1)
+    assert [(one.port, one.address) for one in told.ports] == [
+        (80, "0.0.0.0"),
+        (3000, "::"),
+        (3001, "::1"),
+        (8080, "127.0.0.1"),
+    ]
+
+
+def test_a_sandbox_without_tables_of_sockets(tmp_path: Path) -> None:
+    told = Meter(show(tmp_path, V2)).read(detail=True)
+    assert (told.connections, told.ports) == (-1, ())
+
+
+def test_the_told_ports_are_bounded(tmp_path: Path) -> None:
+    lines = "".join(f"{n}: 00000000:{n + 1:04X} 00000000:0000 0A 0 0 0 0 0\n" for n in range(MAX_PORTS + 10))
+    told = Meter(show(tmp_path, {**V2, "proc/net/tcp": "head\n" + lines})).read(detail=True)
+    assert [one.port for one in told.ports] == list(range(1, MAX_PORTS + 1))
+
+
+def test_a_table_without_end_is_read_in_part(tmp_path: Path) -> None:
+    line = "0: 00000000:0050 00000000:0000 01 0 0 0 0 0\n"
+    endless = "head\n" + line * (2 * MAX_TABLE_BYTES // len(line))
+    told = Meter(show(tmp_path, {**V2, "proc/net/tcp": endless})).read(detail=True)
+    assert 0 < told.connections <= MAX_TABLE_BYTES // len(line)

@@ -60,7 +60,8 @@ export class OpenFile {
   theirs: string | undefined = $state();
   image = $state('');
   readonly language: string;
-  private stamp: Stamp;
+  /** The state of the file when it was last read or written. */
+  stamp: Stamp = $state.raw({ size: 0, modified_at: '' });
 
   private constructor(
     private readonly access: Access,

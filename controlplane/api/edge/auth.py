@@ -40,6 +40,7 @@ TOKEN_HEADERS = frozenset(
 METRICS = "metrics"  # the operation that a setting opens
 MAX_SECRETS = 8  # of one request that are looked at: each costs a hash and a signature
 PAGES = "/console"  # the console's pages, which need no key; its operations are below `/v1`
+ICON = "/favicon.ico"  # browsers ask for it by themselves, which is no failed attempt; there is none
 POLICY_VIOLATION = 1008  # close code of a WebSocket (RFC 6455, 7.4.1)
 
 _SANDBOX_PATHS = re.compile(r"(?:/v1)?/sandboxes/([^/]+)(/.*)", re.DOTALL)
@@ -141,6 +142,8 @@ class Authentication:
         return self._is_page(path)
 
     def _is_page(self, path: str) -> bool:
+        if path == ICON:
+            return True
         return self._has_pages and path.startswith(PAGES) and path[len(PAGES) :][:1] in ("", "/")
 
     def _with_key(self, secrets: list[str]) -> Caller | None:

@@ -62,7 +62,8 @@ def why_foreign(scope: Scope) -> str:
     origin = Headers(raw=scope["headers"]).get("origin", "")
     return (
         f"this is for the pages of {own_origin(scope)[:200]} alone, and came from "
-        f"{origin[:200] or 'another origin'}; behind a proxy with TLS, set [server] trusted_proxies"
+        f"{origin[:200] or 'another origin'}; behind a proxy, name it in [server] trusted_proxies, and let it pass the "
+        "browser's host and scheme on (X-Forwarded-Host, X-Forwarded-Proto)"
     )
 
 

@@ -30,6 +30,7 @@ async def test_the_front_door_tells_where_things_are(client: httpx.AsyncClient) 
         page = await client.get("/", headers={"Accept": "text/html,application/xhtml+xml"})
         assert (page.status_code, page.headers["location"]) == (303, "/console/")
         assert (await client.get("/console")).headers["location"] == "/console/"
+        assert (await client.get("/favicon.ico")).status_code == 404
 
 
 async def test_every_path_without_a_file_is_the_index(client: httpx.AsyncClient) -> None:

@@ -242,6 +242,32 @@ async def test_no_service_sees_the_cookie(edge: Edge, person: httpx.AsyncClient)
 
 
 @pytest.mark.attack(
+    "edge",
+    "a page of another origin asks by a preflight for leave to send the console's header, or to send cookies",
+    "it gets neither, whatever origins are allowed",
+)
+@pytest.mark.parametrize("allowed", [("*",), (FOREIGN,), ()])
+async def test_no_preflight_allows_the_header(allowed: tuple[str, ...]) -> None:
+    """Other headers are allowed as ever."""
+    async with (
+        serving(settings=ApiSettings(allowed_origins=allowed)) as edge,
+        httpx.AsyncClient(base_url=edge.url) as client,
+    ):
+        for path in ("/v1/sandboxes", "/v1/console/sign-in", "/console/", f"/v1/sandboxes/{SANDBOX_ID}/proxy/44772/x"):
+            for asked in ("sandlot-console", "content-type,Sandlot-Console", "SANDLOT-CONSOLE , x", None):
+                headers = {"Origin": FOREIGN, "Access-Control-Request-Method": "POST"}
+                if asked is not None:
+                    headers["Access-Control-Request-Headers"] = asked
+                answer = await client.options(path, headers=headers)
+                told = answer.headers.get("access-control-allow-headers", "").lower()
+                assert "sandlot-console" not in told
+                assert "*" not in told
+                assert "access-control-allow-credentials" not in answer.headers
+                assert (answer.status_code == 204) is bool(allowed), (path, answer.text)
+                assert not allowed or asked is None or ("content-type" in told) is ("content-type" in asked)
+
+
+@pytest.mark.attack(
     "edge", "a page of another origin opens a WebSocket of the API with the cookie of a person", "it is refused"
 )
 async def test_a_websocket_needs_the_console_s_origin(edge: Edge, person: httpx.AsyncClient) -> None:

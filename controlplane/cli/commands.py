@@ -8,11 +8,12 @@ import sys
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-SERVER, SANDBOXES, KEYS = "server", "sandboxes", "keys"
+SERVER, SANDBOXES, KEYS, SHELL = "server", "sandboxes", "keys", "shell"
 GROUPS = {
     SERVER: "the server",
     SANDBOXES: "sandboxes",
     KEYS: "keys",
+    SHELL: "your shell",
 }
 
 
@@ -50,6 +51,7 @@ COMMANDS = (
     Command("rm", SANDBOXES, "end sandboxes", "sandboxes.rm"),
     Command("key", KEYS, "print the API key that the first start created"),
     Command("keys", KEYS, "create, list, change and withdraw API keys"),
+    Command("completion", SHELL, "print what makes your shell complete commands, options and ids", "completion"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}
 

@@ -22,6 +22,8 @@ from controlplane.settings.sections import Settings
 
 # A shell reports this status for a program that SIGPIPE has ended.
 UNREAD = 128 + 13
+# The command behind the completion of shells: `sandlot complete -- WORDS`.
+COMPLETE = "complete"
 INTERRUPTED = 128 + 2
 
 
@@ -65,6 +67,10 @@ def _abandon_output() -> None:
 
 def _run_command(argv: Sequence[str] | None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == [COMPLETE]:
+        from controlplane.cli.completion import complete
+
+        return complete(given[2:], _parser, _print)
     parser = _parser(next((text for text in given if not text.startswith("-")), ""))
     options = parser.parse_args(given)
     if options.run is None and options.module is None:

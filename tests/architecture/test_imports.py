@@ -196,7 +196,13 @@ GUARDED = {
     "ssl": set(),
     "ctypes": {"execd.session.namespaces"},
     "argparse": {
-        *("controlplane.cli.commands", "controlplane.cli.keys", "controlplane.cli.main", "controlplane.cli.parsing"),
+        *(
+            "controlplane.cli.commands",
+            "controlplane.cli.completion",
+            "controlplane.cli.keys",
+            "controlplane.cli.main",
+            "controlplane.cli.parsing",
+        ),
         *("controlplane.cli.sandboxes.exec", "controlplane.cli.sandboxes.run"),
     },
 }
@@ -204,6 +210,7 @@ GUARDED = {
 # Imports inside a function need a reason.
 LAZY = {
     ("controlplane.cli.commands", "__call__"): "the metadata of packages is slow to read",
+    ("controlplane.cli.main", "_run_command"): "the same",
     ("controlplane.cli.main", "_settings"): "the same",
     ("controlplane.cli.main", "_run"): "the same",
     ("controlplane.cli.main", "_serve"): "each command loads only what it needs, so that --help and errors are quick",

@@ -39,6 +39,7 @@ COMMANDS = (
     Command("images", SERVER, "build the images whose inputs changed, list them, or check them"),
     Command("attack", SERVER, "attack a running server as its users could, and print a cure for each success"),
     Command("console", SERVER, "print a link that signs a browser in to the console", "sandboxes.console"),
+    Command("gc", SERVER, "remove what nobody needs any more, after it was shown", "sandboxes.gc"),
     Command("down", SERVER, "end all sandboxes, and stop the server of this machine", "sandboxes.down"),
     Command("ps", SANDBOXES, "list sandboxes", "sandboxes.ps"),
     Command("run", SANDBOXES, "make a sandbox, and run a command or a shell in it", "sandboxes.run"),

@@ -61,8 +61,18 @@ def listing(server: Server, options: Options) -> str:
     if options.quiet:
         return "\n".join(safe(str(each["id"])) for each in found)
     now = datetime.now(UTC)
+    rows = [row(each, now, is_cut=not options.no_trunc) for each in found]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() and not options.no_trunc else 0
-    return table(HEAD, [row(each, now, is_cut=not options.no_trunc) for each in found], columns=columns)
+    head, *rows = _without_empty([HEAD, *rows])
+    return table(head, rows, columns=columns)
+
+
+def _without_empty(lines: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return the lines of a table without the last use, if the server tells it of no sandbox."""
+    at = HEAD.index("LAST USE")
+    if any(line[at] for line in lines[1:]):
+        return list(lines)
+    return [(*line[:at], *line[at + 1 :]) for line in lines]
 
 
 def row(sandbox: Json, now: datetime, *, is_cut: bool = True) -> Sequence[str]:

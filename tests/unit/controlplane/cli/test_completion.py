@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import structlog
 
-from controlplane import logs
 from controlplane.cli.main import main
-from controlplane.settings.sections import Settings
 from tests.architecture.sources import ROOT
 from tests.support.agent.live_agent import free_port
 from tests.support.server.api_server import API_KEY, Edge, serving
@@ -25,15 +21,7 @@ from tests.support.terminal import PtyProgram
 
 READY = "ready>"
 
-
-@pytest.fixture(autouse=True)
-def log_of_the_server_apart() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    logs.configure(Settings().logs)
-    yield
-    structlog.reset_defaults()
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("log_of_the_server_apart")
 
 
 @pytest.fixture

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-import structlog
 from msgspec.structs import replace
 
-from controlplane import logs
-from controlplane.settings.sections import Settings
 from tests.support.agent.live_agent import free_port
 from tests.support.server.api_server import API_KEY, Edge, serving
 from tests.support.terminal import Terminal
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The log of the server is not among what commands print."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    logs.configure(Settings().logs)
-    yield
-    structlog.reset_defaults()
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("log_of_the_server_apart")
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ class ControlPlane(Discreet, msgspec.Struct, frozen=True):
     driver: MeasuredDriver
     metrics: Metrics
     events: ServerEvents
+    settings: Settings
     made_key: str  # the API key, if this was the first start; to be shown this once
 
 
@@ -240,6 +241,7 @@ async def compose(
             driver=driver,
             metrics=metrics,
             events=events,
+            settings=settings,
             made_key=made_key,
         )
 

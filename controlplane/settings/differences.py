@@ -33,8 +33,12 @@ def differences(settings: Settings) -> Iterator[Difference]:
                 is_secret = (section, field) in SECRETS
                 yield Difference(f"[{section}] {field}", HIDDEN if is_secret else _text(value), _text(default))
     for pool in settings.pools:
-        given = {key: value for key in pool.__struct_fields__ if (value := getattr(pool, key)) not in ("", None)}
-        yield Difference("[[pools]]", ", ".join(f"{key} = {_text(value)}" for key, value in given.items()), "")
+        given = [
+            f"{field.name} = {_text(value)}"
+            for field in msgspec.structs.fields(pool)
+            if (value := getattr(pool, field.name)) != field.default
+        ]
+        yield Difference("[[pools]]", ", ".join(given), "")
     for alias, image in settings.aliases.items():
         yield Difference(f"[aliases] {alias}", image, "")
 

@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 PING_INTERVAL_S = 15.0
 PING = b": nothing happened\n\n"
+TURN_MESSAGES = 16  # of one WebSocket in a turn of the event loop: a frame costs some µs, and many clients may listen
 UNACCEPTABLE = 1008  # close code: the client broke a rule
 
 
@@ -122,7 +123,7 @@ class _Socket:
 
     async def _tell(self) -> None:
         await self._send(_hello(self._listener))
-        turn = Turn()
+        turn = Turn(most_items=TURN_MESSAGES)
         while True:
             for heard in await self._listener.next():
                 text = _text(heard)

@@ -38,7 +38,8 @@ class Specs:
 
 def files() -> list[Path]:
     """Return the paths of all specifications: those of the clone, or those that were installed with the wheel."""
-    found = _CLONE.iterdir() if _CLONE.is_dir() else _installed()
+    is_clone = (_CLONE / "generate").is_dir()  # beside an installed package, there may be anything
+    found = _CLONE.iterdir() if is_clone else _installed()
     return sorted(path for path in found if path.suffix in _MEDIA)
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import prometheus_client
 from starlette.types import ASGIApp
+from websockets.asyncio.client import ClientConnection, connect
 
+from controlplane.access.key import Quotas
+from controlplane.access.scopes import Caller, caller_of_key
 from controlplane.api.app import ApiSettings, Operator, make_app
 from controlplane.api.server.messages import encode
 from controlplane.api.server.schema import CheckView
@@ -19,6 +25,7 @@ from controlplane.server.composition import ControlPlane
 from controlplane.settings.sections import Settings
 from tests.support.fakes.driver import FakeDriver
 from tests.support.fakes.engine import FakeEngine
+from tests.support.server.control_plane import PATIENCE_S, Home
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +55,9 @@ def application(plane: ControlPlane) -> ASGIApp:
         settings=ApiSettings(),
         metrics_registry=prometheus_client.CollectorRegistry(),
         is_ready=lambda: True,
-        operator=operator_of(bus=plane.events.bus, pools=plane.events.pools, driver=plane.driver),
+        operator=operator_of(
+            bus=plane.events.bus, pools=plane.events.pools, driver=plane.driver, settings=plane.settings
+        ),
     )
 
 
@@ -72,3 +81,58 @@ def operator_of(**changes: Any) -> Operator:
             **changes,
         }
     )
+
+
+Said = dict[str, Any]
+
+
+class Ears:
+    """One client of the events."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def next(self) -> Said:
+        """Return the next message, whatever it is."""
+        async with asyncio.timeout(PATIENCE_S):
+            said: Said = json.loads(await self.socket.recv())
+            return said
+
+    async def until(self, kind: str, **fields: object) -> Said:
+        """Return the next message of a kind with these fields; drop what comes before."""
+        while True:
+            said = await self.next()
+            if said["type"] == kind and fields.items() <= said.items():
+                return said
+
+
+class World:
+    """A server, and keys for it."""
+
+    def __init__(self, home: Home, plane: ControlPlane, address: str, stack: contextlib.AsyncExitStack) -> None:
+        self.home = home
+        self.plane = plane
+        self.address = address
+        self._stack = stack
+        self.admin = self.key("root", "admin")
+
+    def key(self, name: str, *scopes: str) -> str:
+        """Make a key; return its text."""
+        return self.plane.access.keys.create(name, scopes, Quotas())[1]
+
+    def caller(self, name: str) -> Caller:
+        """Return the caller that a key stands for."""
+        return caller_of_key(self.plane.access.keys.find(name))
+
+    def client(self, key: str) -> httpx.AsyncClient:
+        """Return a client with that key."""
+        headers = {"OPEN-SANDBOX-API-KEY": key}
+        return httpx.AsyncClient(base_url=f"http://{self.address}/v1", headers=headers, timeout=PATIENCE_S)
+
+    async def listen(self, key: str = "", query: str = "") -> Ears:
+        """Connect, and hear the hello."""
+        headers = {"OPEN-SANDBOX-API-KEY": key} if key else {}
+        url = f"ws://{self.address}/v1/events{query}"
+        ears = Ears(await self._stack.enter_async_context(connect(url, additional_headers=headers, proxy=None)))
+        assert (await ears.next())["type"] == "hello"
+        return ears

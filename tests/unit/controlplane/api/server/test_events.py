@@ -2,93 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from controlplane.access.key import Quotas
-from controlplane.access.scopes import Caller, caller_of_key
 from controlplane.errors import EngineUnavailable
 from controlplane.lifecycle.events import bus as bus_module
 from controlplane.runtime.events import EventKind, RuntimeEvent
 from controlplane.sandbox import SnapshotState
-from controlplane.server.composition import ControlPlane
-from tests.support.fakes.agents import AgentEngine, end_agents
-from tests.support.server.application import served
-from tests.support.server.control_plane import IMAGE, PATIENCE_S, Home, a_request, until
-
-Said = dict[str, Any]
-
-
-class Ears:
-    """One client of the events."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-
-    async def next(self) -> Said:
-        """Return the next message, whatever it is."""
-        async with asyncio.timeout(PATIENCE_S):
-            said: Said = json.loads(await self.socket.recv())
-            return said
-
-    async def until(self, kind: str, **fields: object) -> Said:
-        """Return the next message of a kind with these fields; drop what comes before."""
-        while True:
-            said = await self.next()
-            if said["type"] == kind and fields.items() <= said.items():
-                return said
-
-
-class World:
-    """A server, and keys for it."""
-
-    def __init__(self, home: Home, plane: ControlPlane, address: str, stack: contextlib.AsyncExitStack) -> None:
-        self.home = home
-        self.plane = plane
-        self.address = address
-        self._stack = stack
-        self.admin = self.key("root", "admin")
-
-    def key(self, name: str, *scopes: str) -> str:
-        """Make a key; return its text."""
-        return self.plane.access.keys.create(name, scopes, Quotas())[1]
-
-    def caller(self, name: str) -> Caller:
-        return caller_of_key(self.plane.access.keys.find(name))
-
-    def client(self, key: str) -> httpx.AsyncClient:
-        headers = {"OPEN-SANDBOX-API-KEY": key}
-        return httpx.AsyncClient(base_url=f"http://{self.address}/v1", headers=headers, timeout=PATIENCE_S)
-
-    async def listen(self, key: str = "", query: str = "") -> Ears:
-        """Connect, and hear the hello."""
-        headers = {"OPEN-SANDBOX-API-KEY": key} if key else {}
-        url = f"ws://{self.address}/v1/events{query}"
-        ears = Ears(await self._stack.enter_async_context(connect(url, additional_headers=headers, proxy=None)))
-        assert (await ears.next())["type"] == "hello"
-        return ears
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    engine = AgentEngine(IMAGE)
-    home = Home(engine)
-    try:
-        async with contextlib.AsyncExitStack() as stack:
-            plane = await stack.enter_async_context(home.run(pool_size=1))
-            address = await stack.enter_async_context(served(plane))
-            yield World(home, plane, address, stack)
-    finally:
-        await end_agents(engine)
-        await home.aclose()
+from tests.support.server.application import Ears, Said, World
+from tests.support.server.control_plane import IMAGE, a_request, until
 
 
 async def test_the_life_of_a_sandbox(world: World) -> None:

@@ -15,7 +15,7 @@ import pytest
 from controlplane.errors import ImageBuildFailed, ImageMissing
 from controlplane.images import build, publish, recipes
 from controlplane.images import engine as images_engine
-from controlplane.images.build import BuildResult, build_images, image_status
+from controlplane.images.build import BuildResult, BuildStep, build_images, image_status
 from controlplane.images.first_start import Builds
 from controlplane.images.publish import publish_execd
 
@@ -72,6 +72,26 @@ class TestBuild:
         write(folders.parent / "tree/boot", "changed")
         assert rebuilt(await build_images(engine, folders, ["test-tree"], lines.append)) == ["test-tree"]
         assert rebuilt(await build_images(engine, folders, None, lines.append)) == ["test-child"]
+
+    async def test_what_becomes_of_each_build_is_told(self, engine: aiodocker.Docker, folders: Path) -> None:
+        """Its beginning, its steps and its end; nothing of an image that is current, and why one has failed."""
+        told: list[BuildStep] = []
+        await build_images(engine, folders, None, print, told=told.append)
+        child = [step for step in told if step.tag == "sandlot/test-child:latest"]
+        assert [(step.event, step.step.partition(" ")[0]) for step in child[:2]] == [
+            ("building", ""),
+            ("building", "1/4"),
+        ]
+        assert [step.event for step in told].count("built") == 2
+        assert (child[-1].event, child[-1].message) == ("built", "")
+        told.clear()
+        write(folders / "test-child/Dockerfile", "FROM sandlot/test-tree\nCOPY images/test-child/file /\nRUN /none\n")
+        with pytest.raises(ImageBuildFailed):
+            await build_images(engine, folders, None, print, told=told.append)
+        assert {step.tag for step in told} == {"sandlot/test-child:latest"}
+        assert told[-1].event == "failed"
+        assert told[-1].message.startswith("image test-child: failed at step 3/")
+        assert "\n" not in told[-1].message
 
     async def test_images_carry_their_inputs_and_the_version(self, engine: aiodocker.Docker, folders: Path) -> None:
         [built] = await build_images(engine, folders, ["test-tree"], print)

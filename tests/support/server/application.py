@@ -106,6 +106,16 @@ class Ears:
                 return said
 
 
+@contextlib.asynccontextmanager
+async def listen_at(address: str, key: str = "", query: str = "") -> AsyncIterator[Ears]:
+    """Listen to the events of a server, after the hello."""
+    headers = {"OPEN-SANDBOX-API-KEY": key} if key else {}
+    async with connect(f"ws://{address}/v1/events{query}", additional_headers=headers, proxy=None) as socket_:
+        ears = Ears(socket_)
+        assert (await ears.next())["type"] == "hello"
+        yield ears
+
+
 class World:
     """A server, and keys for it."""
 
@@ -131,8 +141,4 @@ class World:
 
     async def listen(self, key: str = "", query: str = "") -> Ears:
         """Connect, and hear the hello."""
-        headers = {"OPEN-SANDBOX-API-KEY": key} if key else {}
-        url = f"ws://{self.address}/v1/events{query}"
-        ears = Ears(await self._stack.enter_async_context(connect(url, additional_headers=headers, proxy=None)))
-        assert (await ears.next())["type"] == "hello"
-        return ears
+        return await self._stack.enter_async_context(listen_at(self.address, key, query))

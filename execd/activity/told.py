@@ -183,6 +183,10 @@ class Tap:
             self._tell(data if count == len(data) else data[:count], channel)
         return count
 
+    async def wait_writable(self) -> None:
+        """See `Stream.wait_writable`. Only streams of the link are waited for by handlers."""
+        await cast(Stream, self._stream).wait_writable()
+
     def end(self) -> None:
         """See `Stream.end`."""
         self._stream.end()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,7 +179,7 @@ async def test_sessions_are_told(edge: Edge) -> None:
     assert (found[2]["text"], found[2]["cwd"]) == ("echo in $PWD", "/usr")
 
 
-async def test_files_are_told_without_their_content(edge: Edge, tmp_path: Any) -> None:
+async def test_files_are_told_without_their_content(edge: Edge, tmp_path: Path) -> None:
     """By path and size."""
     path, other = str(tmp_path / "a"), str(tmp_path / "b")
     async with edge.execd() as client:
@@ -200,6 +202,19 @@ async def test_files_are_told_without_their_content(edge: Edge, tmp_path: Any) -
     assert [each["size"] for each in found if "size" in each] == [14, 14]
     assert (found[-1]["type"], found[-1]["code"]) == ("failed", "file.not_found")
     assert "secret-content" not in json.dumps(found)
+
+
+async def test_large_files_pass_as_they_are(edge: Edge, tmp_path: Path) -> None:
+    """At the pace of the client, and counted."""
+    path = tmp_path / "large"
+    path.write_bytes(content := os.urandom(3 << 20))
+    async with edge.execd() as client:
+        answer = await client.get("/files/download", params={"path": str(path)})
+        assert answer.content == content
+        lines = await client.get("/files/download", params={"path": str(path), "offset": 2, "limit": 5})
+        assert lines.status_code == 200
+    found = await entries(edge, 1)
+    assert (found[0]["what"], found[1]["output_bytes"]) == ("file.read", len(content))
 
 
 async def test_a_terminal_is_told_by_what_it_shows(edge: Edge) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from execd.activity.activity import MAX_LASTING, MAX_PIECE_BYTES, Activity
+from execd.activity.told import Tap
 from execd.errors import ExecdError
 from execd.wire.frames import Channel
 from execd.wire.messages import (
@@ -32,6 +35,7 @@ from execd.wire.messages import (
     SandboxClaim,
 )
 
+ROOT = Path(__file__).parents[4]
 Handler = Callable[[Any, Any], Awaitable[None]]
 CLAIM = SandboxClaim("s", activity="full")
 
@@ -272,3 +276,17 @@ async def test_bounds_of_the_claim_hold() -> None:
     activity._take_settings(SandboxClaim("s"))
     await activity.carry_out(run(ContextDone("ok")), Replies(), ContextRun("a", "x"))
     assert activity._ring.last == 10
+
+
+def test_a_tap_has_all_that_handlers_use_of_a_stream() -> None:
+    """Also what types do not say: a tap goes to handlers as the stream that it stands for."""
+    source = ROOT / "execd"
+    used = {
+        name
+        for path in source.rglob("*.py")
+        if path.parent.name not in ("wire", "activity", "recording")
+        and path.name not in ("dispatch.py", "deputy.py", "errors.py")
+        for name in re.findall(r"\b_?stream\.([a-z_]+)", path.read_text())
+    }
+    assert {"send", "write", "receive"} <= used
+    assert used <= {name for name in dir(Tap) if not name.startswith("_")} | {"receive"}

@@ -63,6 +63,7 @@ from controlplane.runtime.driver import Driver
 from controlplane.sandbox import Limits
 from controlplane.settings.sections import Settings
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import SILENT, Tracer
 from execd.wire.discreet import Discreet
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def make_app(
     access: AccessControl,
     settings: ApiSettings,
     metrics: Metrics | None = None,
+    tracer: Tracer = SILENT,
     metrics_registry: prometheus_client.CollectorRegistry,
     is_ready: Callable[[], bool],
     why_not_ready: Callable[[], str] = str,
@@ -134,7 +136,7 @@ def make_app(
         endpoint_tokens=settings.endpoint_tokens,
     )
     metrics = metrics or Metrics()
-    runs = Runs(relay, settings.run_timeout_s, metrics)
+    runs = Runs(relay, settings.run_timeout_s, metrics, tracer)
     audit = AuditLog(access.audit, metrics=metrics)
     tickets = Tickets(sandboxes.get)
     ports = Ports(relay, SandboxTokens(credentials, sandboxes.ids), access.keys, metrics)
@@ -142,7 +144,7 @@ def make_app(
     endpoints = (
         *_endpoints_of_execd(sandboxes, relay, runs),
         *(lifecycle, Execution(runs, guard), Snapshots(snapshots), Diagnostics(registry, relay)),
-        *(Egress(sandboxes), Streams(relay, runs, activities, audit), tickets, ports),
+        *(Egress(sandboxes), Streams(relay, runs, activities, audit, tracer), tickets, ports),
         *(ActivityReading(activities, sandboxes), RecordReading(records)),
         *_endpoints_of_server(operator, sandboxes, tickets, is_ready, why_not_ready),
         *(audit, KeyAdministration(access.keys, sandboxes), Health(metrics_registry, is_ready, why_not_ready)),
@@ -150,7 +152,7 @@ def make_app(
     )
     # Before the routes: what lies below `/console` is a page, and the operations of that name are below `/v1` alone.
     pages = [] if settings.console_is_off else [page_route(PageFiles(settings.console_dist))]
-    routes = Routes(endpoints, guard, sandboxes.in_use).make(OPERATIONS)
+    routes = Routes(endpoints, guard, sandboxes.in_use, tracer).make(OPERATIONS)
     app = Starlette(
         routes=[mount("/v1", routes), *pages, *routes],
         middleware=[

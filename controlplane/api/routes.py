@@ -25,6 +25,8 @@ from controlplane.api.lifecycle.operations import LIFECYCLE
 from controlplane.api.ports.operations import PORTS, PORTS_BY_AGENT
 from controlplane.api.server.operations import SERVER
 from controlplane.api.stream.operations import STREAM
+from controlplane.api.traced import UNTRACED, Traced
+from controlplane.telemetry.tracing import SILENT, Tracer
 
 # A path finds the first of these that it matches, so the two contracts at endpoints come before the ports.
 OPERATIONS: tuple[Operation, ...] = (
@@ -37,8 +39,9 @@ InUse = Callable[[str], AbstractContextManager[None]]
 class Routes:
     """Makes routes of operations, each behind its checks."""
 
-    def __init__(self, endpoints: Iterable[object], guard: Guard, in_use: InUse) -> None:
+    def __init__(self, endpoints: Iterable[object], guard: Guard, in_use: InUse, tracer: Tracer = SILENT) -> None:
         """Make routes to the methods of *endpoints*. *in_use* holds a sandbox as in use."""
+        self._tracer = tracer
         self._bound = dict(pair for each in endpoints for pair in _bound_methods(each))
         self._guard = guard
         self._in_use = in_use
@@ -56,6 +59,8 @@ class Routes:
         endpoint = operation.endpoint
         handler = _refusing(endpoint) if isinstance(endpoint, Refusal) else self._bound[endpoint]
         middleware = [Middleware(Guarded, operation, self._guard)]
+        if self._tracer is not SILENT and operation.name not in UNTRACED:
+            middleware.insert(0, Middleware(Traced, operation, self._tracer))
         if operation.counts_as_use:
             middleware.append(Middleware(_Used, self._in_use))
         if operation.method == WEBSOCKET:

@@ -40,6 +40,7 @@ from controlplane.runtime.abilities import Ability
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import CREATE_FAILED, CreateRequest, Limits, Sandbox, SandboxSpec, State
 from controlplane.telemetry.metrics import COLD, WARM, Metrics, Start
+from controlplane.telemetry.tracing import SILENT, Tracer
 
 log = structlog.get_logger()
 
@@ -70,7 +71,9 @@ class Creation:
         entrypoints: Entrypoints,
         endings: Endings,
         metrics: Metrics | None = None,
+        tracer: Tracer = SILENT,
     ) -> None:
+        self._tracer = tracer
         self._metrics = metrics or Metrics()
         self._resolver = resolver
         self._capacity = capacity
@@ -161,7 +164,8 @@ class Creation:
     async def _take(self, request: CreateRequest, template: Template) -> tuple[Warm, Start]:
         """Take a container of the pool, and tell whether it waited there."""
         began, start = time.perf_counter(), WARM if self._pool.has_warm(template) else COLD
-        taken = await self._take_or_pull(request, template)
+        with self._tracer.inside("pool.claim", {"sandlot.image": template.image, "sandlot.start": start}):
+            taken = await self._take_or_pull(request, template)
         self._metrics.claimed(template.image, start, time.perf_counter() - began)
         return taken, start
 
@@ -208,7 +212,8 @@ class Creation:
             self._registry.put(sandbox)
             if spec.limits != warm.template.limits:
                 await self._resize(warm, spec.limits)
-            stream = await self._claim(sandbox)
+            with self._tracer.inside("agent sandbox.claim", {"sandlot.sandbox": sandbox.id}):
+                stream = await self._claim(sandbox)
             self._entrypoints.follow(sandbox.id, stream)
             sandbox = self._started(sandbox.id)
         except BaseException as error:

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from controlplane.errors import AgentError, CapacityExhausted, InvalidRequest, LinkClosed, LinkLost, SandlotError
+from controlplane.telemetry.tracing import Span
 from controlplane.turns import Turn
 from execd.wire import aio
 from execd.wire.errors import MessageTooLarge, TooManyStreams, WireError
@@ -36,7 +37,7 @@ class Stream:
     item of a recorded run; 0 for any other stream.
     """
 
-    __slots__ = ("_stream", "_turn", "answered", "data_bytes", "number", "on_close", "opened_at", "sent_bytes")
+    __slots__ = ("_stream", "_turn", "answered", "data_bytes", "number", "on_close", "opened_at", "sent_bytes", "span")
 
     is_recorded = False
 
@@ -46,6 +47,7 @@ class Stream:
         self.opened_at = time.monotonic()
         self.data_bytes = 0  # received so far
         self.sent_bytes = 0
+        self.span: Span | None = None  # where traces are on
         self.answered = False  # whether a reply was received
         self.number = 0
         self.on_close: Callable[[], None] | None = None

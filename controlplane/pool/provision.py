@@ -18,6 +18,7 @@ from controlplane.runtime.driver import ContainerSpec, Driver
 from controlplane.sandbox import Network, new_sandbox_id
 from controlplane.tasks import Slots
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import SILENT, Tracer
 from execd.wire.messages import ContextPrepare, Done
 
 log = structlog.get_logger()
@@ -35,7 +36,15 @@ TEMPLATE_LABEL = "sandlot.template"
 class Provisioner:
     """The maker of ready containers, which also removes them."""
 
-    def __init__(self, driver: Driver, accept: Accept, directory: Directory, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        accept: Accept,
+        directory: Directory,
+        metrics: Metrics | None = None,
+        tracer: Tracer = SILENT,
+    ) -> None:
+        self._tracer = tracer
         self._driver = driver
         self._metrics = metrics or Metrics()
         self._accept = accept
@@ -57,11 +66,17 @@ class Provisioner:
     async def provision(self, template: Template) -> Warm:
         """Make a container and wait for its execd. A failed or cancelled call leaves nothing behind.
 
+        It is a trace of its own, because no request waits for a container that the pool keeps.
+
         Raises:
             ImageMissing, VolumeRefused, StartFailed, RuntimeFailure: the engine refused or failed.
             OutOfMemory: the memory limit is too low for a start.
             LinkLost: the container started, but its agent did not connect.
         """
+        with self._tracer.first("container.provision", {"sandlot.image": template.image}):
+            return await self._provision(template)
+
+    async def _provision(self, template: Template) -> Warm:
         sandbox_id = new_sandbox_id()
         container_id = ""
         began = time.perf_counter()

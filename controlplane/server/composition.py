@@ -46,6 +46,7 @@ from controlplane.link.accept import Accept
 from controlplane.link.directory import Directory
 from controlplane.link.peer import is_init_of
 from controlplane.link.relay import Relay
+from controlplane.link.traced_relay import relay_with
 from controlplane.pool.plan import Template
 from controlplane.pool.pool import Pool
 from controlplane.pool.preparations import Preparations
@@ -58,6 +59,7 @@ from controlplane.store.store import Store
 from controlplane.tasks import Background
 from controlplane.telemetry.engine import MeasuredDriver
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import SILENT, Tracer
 from execd.wire.discreet import Discreet
 
 
@@ -95,6 +97,7 @@ async def compose(
     *,
     verify: Callable[[int, str], bool] = is_init_of,
     clock: Callable[[], float] = time.time,
+    tracer: Tracer = SILENT,
 ) -> AsyncIterator[ControlPlane]:
     """Run a control plane inside the `async with` block.
 
@@ -119,12 +122,12 @@ async def compose(
         registry = Registry(store)
         stack.callback(registry.late_writes.catch_up)
         metrics = Metrics(_images(settings), snapshots=f"{SNAPSHOTS}:")
-        driver = MeasuredDriver(make_driver(store.instance()), metrics)
+        driver = MeasuredDriver(make_driver(store.instance()), metrics, tracer)
         stack.push_async_callback(driver.aclose)
         stack.push_async_callback(access.audit.aclose)
         background = await stack.enter_async_context(Background())
 
-        provisioner = Provisioner(driver, accept, directory, metrics)
+        provisioner = Provisioner(driver, accept, directory, metrics, tracer)
         targets = _targets(settings)
 
         preparations = Preparations(
@@ -177,6 +180,7 @@ async def compose(
             entrypoints=entrypoints,
             endings=endings,
             metrics=metrics,
+            tracer=tracer,
         )
         following = Following(registry, directory, pool, creation, entrypoints, endings)
         accept.on_link, accept.on_violation = following.on_link, following.on_violation
@@ -230,7 +234,7 @@ async def compose(
             uses=uses,
             endings=endings,
             pool=pool,
-            relay=Relay(registry.get, directory, uses.on_use, preparations.turn),
+            relay=relay_with(tracer)(registry.get, directory, uses.on_use, preparations.turn),
             activities=activities,
             records=keeping.records,
             directory=directory,

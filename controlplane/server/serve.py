@@ -42,6 +42,7 @@ from controlplane.sandbox import State
 from controlplane.server.composition import compose
 from controlplane.server.doctor.checks import findings
 from controlplane.server.metrics import make_registry, running_containers
+from controlplane.server.traces import tracing
 from controlplane.settings.sections import Settings
 from controlplane.tasks import Background
 from controlplane.telemetry.lag import watch_lag
@@ -88,7 +89,8 @@ async def control_plane(
     listener = _listen(settings.server.host, settings.server.port)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(contextlib.closing(listener))
-        plane = await stack.enter_async_context(compose(settings, make_driver, verify=verify))
+        tracer = await stack.enter_async_context(tracing(settings.traces))
+        plane = await stack.enter_async_context(compose(settings, make_driver, verify=verify, tracer=tracer))
         loads = Loads(plane.driver.containers, partial(running_containers, plane.registry))
         background = await stack.enter_async_context(Background())
         background.start(loads.watch_forever(), name="metrics.load")
@@ -105,6 +107,7 @@ async def control_plane(
             access=plane.access,
             settings=_api_settings(settings),
             metrics=plane.metrics,
+            tracer=tracer,
             metrics_registry=make_registry(plane, loads, Path(settings.paths.state_dir)),
             is_ready=lambda: plane.recovery.engine_answers,
             why_not_ready=_why_not_ready(settings, plane.pool),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from controlplane.sandbox import DEFAULT_POOL
-from controlplane.settings.sections import SandboxSettings, ServerSettings, Settings, StorageSettings
+from controlplane.settings.sections import SandboxSettings, ServerSettings, Settings, StorageSettings, TraceSettings
 
 # The settings that a contradiction is about, the likeliest cause first, and the message.
 Contradiction = tuple[tuple[tuple[str, str], ...], str]
@@ -23,6 +23,7 @@ def contradictions(settings: Settings) -> Iterator[Contradiction]:
     yield from _ambiguous_pools(settings)
     yield from _bad_storage(settings.storage)
     yield from _bad_proxies(settings.server)
+    yield from _bad_traces(settings.traces)
 
 
 def _defaults_above_maxima(sandbox: SandboxSettings) -> Iterator[Contradiction]:
@@ -82,5 +83,20 @@ def _bad_proxies(server: ServerSettings) -> Iterator[Contradiction]:
             yield (("server", key),), message
 
 
+def _bad_traces(traces: TraceSettings) -> Iterator[Contradiction]:
+    """Yield an address that no collector has, and headers that are none; a header may be a secret, and is not told."""
+    if traces.endpoint and not COLLECTOR.fullmatch(traces.endpoint):
+        message = f"[traces] endpoint: expected an address such as http://localhost:4318, got {traces.endpoint!r}"
+        yield (("traces", "endpoint"),), message
+    if not all(HEADER.fullmatch(header) for header in traces.collector_headers):
+        yield (
+            (("traces", "collector_headers"),),
+            "[traces] collector_headers: expected texts such as 'Name: value', got another one",
+        )
+
+
+# The address of a collector, perhaps with a path; and a header of HTTP.
+COLLECTOR = re.compile(r"https?://[^/\s]+(?:/\S*)?")
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\r\n]*")
 # The name of a volume is a DNS label; a pattern may contain `*`, `?` and `[…]`.
 VOLUME_PATTERN = re.compile(r"[-a-z0-9*?\[\]!]+")

@@ -478,6 +478,29 @@ class ActivitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 1 << 20
 
 
+class TraceSettings(Discreet, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The section `[traces]`."""
+
+    endpoint: Annotated[
+        str,
+        _help(
+            "Address of an OpenTelemetry collector, such as http://localhost:4318, that gets traces as OTLP over HTTP. "
+            "Empty: no traces. Needs the extra `sandlot[traces]`."
+        ),
+    ] = ""
+    collector_headers: Annotated[
+        tuple[str, ...], _help("Headers of the requests to the collector, such as `Authorization: Bearer …`.")
+    ] = ()
+    sample_ratio: Annotated[
+        float,
+        _help(
+            "The part of the traces that is kept, from 0 to 1. A client that sends `traceparent` decides for its own.",
+            ge=0,
+            le=1,
+        ),
+    ] = 1.0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -492,6 +515,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit: AuditSettings = AuditSettings()
     console: ConsoleSettings = ConsoleSettings()
     activity: ActivitySettings = ActivitySettings()
+    traces: TraceSettings = TraceSettings()
     aliases: dict[str, str] = {}
 
     @property

@@ -23,9 +23,10 @@ from controlplane.settings.sections import (
     SecuritySettings,
     ServerSettings,
     StorageSettings,
+    TraceSettings,
 )
 
-_NAMED = {"activity", "audit", "console"}  # sections that their flags name: `--level` belongs to [logs]
+_NAMED = {"activity", "audit", "console", "traces"}  # sections that their flags name: `--level` belongs to [logs]
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -62,6 +63,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "audit": AuditSettings,
     "console": ConsoleSettings,
     "activity": ActivitySettings,
+    "traces": TraceSettings,
 }
 
 

@@ -45,7 +45,7 @@ UPSTREAM_SETTINGS: dict[str, dict[str, str]] = {
     },
     "tenants": {ANY_KEY: _NO_TENANTS},
     "renew_intent": {ANY_KEY: _RENEWAL},
-    "otel": {ANY_KEY: f"{_DROP}metrics are at GET /metrics, for Prometheus; [server] open_metrics"},
+    "otel": {ANY_KEY: f"{_DROP}[traces] endpoint sends traces; metrics are at GET /metrics"},
     "runtime": {
         "type": f"{_DROP}Sandlot uses the Docker engine; [engine] url where it is not the default one",
         "execd_image": f"{_DROP}Sandlot builds its agent itself (`make images`)",

@@ -1,4 +1,4 @@
-"""A driver that counts and times what the container engine is asked, around the driver of any engine."""
+"""A driver that counts, times and traces what the container engine is asked, around the driver of any engine."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from controlplane.runtime.driver import (
 from controlplane.runtime.events import EventKind, RuntimeEvent
 from controlplane.sandbox import Credentials, Limits
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import SILENT, Tracer
 
 OK, CANCELLED = "ok", "cancelled"
 
@@ -32,14 +33,16 @@ OK, CANCELLED = "ok", "cancelled"
 class Calls:
     """Counts calls of the engine."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
         self.metrics = metrics
+        self._tracer = tracer
 
     @contextlib.contextmanager
     def timed(self, call: str) -> Iterator[None]:
         """Count and time a call, which is made inside of the block."""
         metrics, outcome, began = self.metrics, OK, time.perf_counter()
         metrics.engine_calls_open.add(call)
+        span = self._tracer.begin(f"engine {call}", {})
         try:
             yield
         except asyncio.CancelledError:
@@ -47,8 +50,10 @@ class Calls:
             raise
         except BaseException as error:
             outcome = type(error).__name__
+            span.fail(error)
             raise
         finally:
+            span.end()
             metrics.engine_calls_open.add(call, by=-1)
             metrics.engine_calls.add(call, outcome)
             metrics.engine_call_duration.observe(time.perf_counter() - began, call)
@@ -175,9 +180,9 @@ class MeasuredVolumes:
 class MeasuredDriver:
     """A driver with each call counted; `disk_room` has what the last look at the disk found."""
 
-    def __init__(self, driver: Driver, metrics: Metrics) -> None:
+    def __init__(self, driver: Driver, metrics: Metrics, tracer: Tracer = SILENT) -> None:
         self._inner = driver
-        self._calls = Calls(metrics)
+        self._calls = Calls(metrics, tracer)
         self.containers = MeasuredContainers(driver.containers, self._calls)
         self.images = MeasuredImages(driver.images, self._calls)
         self.volumes = MeasuredVolumes(driver.volumes, self._calls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # The fields whose values only their receiver may see.
-HIDDEN = frozenset(("api_keys", "auth", "credentials", "env", "envs", "made_key", "password"))
+HIDDEN = frozenset(("api_keys", "auth", "collector_headers", "credentials", "env", "envs", "made_key", "password"))
 
 
 class Discreet:

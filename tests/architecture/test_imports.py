@@ -69,6 +69,12 @@ ARROWS: dict[str, set[str]] = {
     "controlplane.telemetry": {
         *("controlplane.errors", "controlplane.runtime", "controlplane.sandbox", "prometheus_client", "structlog"),
     },
+    "controlplane.telemetry.otlp": {
+        "controlplane.errors",
+        "controlplane.telemetry.tracing",
+        "opentelemetry",
+        "structlog",
+    },
     "controlplane.images": {
         "controlplane.console.files",
         "controlplane.errors",
@@ -79,18 +85,24 @@ ARROWS: dict[str, set[str]] = {
     },
     "controlplane.images.names": set(),
     "controlplane.link": {
-        *("controlplane.errors", "controlplane.sandbox", "controlplane.turns", "execd.wire"),
+        *(
+            "controlplane.errors",
+            "controlplane.sandbox",
+            "controlplane.telemetry.tracing",
+            "controlplane.turns",
+            "execd.wire",
+        ),
         *("msgspec", "structlog", "websockets"),
     },
     "controlplane.pool": {
         *("controlplane.errors", "controlplane.link", "controlplane.runtime.driver", "controlplane.sandbox"),
-        *("controlplane.tasks", "controlplane.telemetry.metrics", "execd.wire.messages", "msgspec", "structlog"),
+        *("controlplane.tasks", "controlplane.telemetry", "execd.wire.messages", "msgspec", "structlog"),
     },
     "controlplane.pool.plan": {"controlplane.sandbox", "msgspec"},  # decides, does nothing
     "controlplane.lifecycle": {
         *("controlplane.access", "controlplane.errors", "controlplane.images.names", "controlplane.link"),
         *("controlplane.pool", "controlplane.runtime", "controlplane.sandbox", "controlplane.settings"),
-        *("controlplane.store", "controlplane.tasks", "controlplane.telemetry.metrics", "execd.wire.messages"),
+        *("controlplane.store", "controlplane.tasks", "controlplane.telemetry", "execd.wire.messages"),
         *("msgspec", "structlog"),
     },
     "controlplane.lifecycle.events": {
@@ -117,8 +129,9 @@ ARROWS: dict[str, set[str]] = {
     "controlplane.api": {
         *("controlplane.access", "controlplane.activity", "controlplane.console", "controlplane.errors"),
         *("controlplane.lifecycle", "controlplane.link", "controlplane.logs", "controlplane.runtime.driver"),
-        *("controlplane.sandbox", "controlplane.settings", "controlplane.telemetry.metrics"),
+        *("controlplane.sandbox", "controlplane.settings", "controlplane.telemetry"),
         *("execd.wire.discreet", "msgspec", "prometheus_client", "starlette"),
+        "structlog",
     },
     "controlplane.api.edge": {
         *("controlplane.access", "controlplane.errors", "controlplane.lifecycle", "controlplane.link"),
@@ -131,7 +144,7 @@ ARROWS: dict[str, set[str]] = {
         *("msgspec", "starlette"),
     },
     "controlplane.api.runs": {
-        *("controlplane.api.edge", "controlplane.errors", "controlplane.link", "controlplane.telemetry.metrics"),
+        *("controlplane.api.edge", "controlplane.errors", "controlplane.link", "controlplane.telemetry"),
         *("controlplane.turns", "execd.wire", "msgspec", "starlette"),
     },
     "controlplane.api.execd": {
@@ -155,7 +168,7 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.api.execd", "controlplane.api.runs"),
         *("controlplane.activity", "controlplane.api.activity"),
         *("controlplane.errors", "controlplane.link", "controlplane.listener.extensions", "controlplane.sandbox"),
-        *("controlplane.turns", "execd.wire", "msgspec", "starlette", "structlog"),
+        *("controlplane.telemetry.tracing", "controlplane.turns", "execd.wire", "msgspec", "starlette", "structlog"),
     },
     "controlplane.api.console": {
         *("controlplane.access", "controlplane.api.edge", "controlplane.console", "controlplane.errors"),
@@ -218,6 +231,7 @@ LAZY = {
     ("controlplane.cli.main", "_attack"): "the same",
     ("controlplane.cli.main", "_images"): "the same",
     ("controlplane.cli.main", "_keys"): "the same",
+    ("controlplane.server.traces", "tracing"): "the libraries for traces are an extra",
     ("execd.deputy", "main"): "ctypes, for processes that are not execd",
     ("execd.main", "main"): "the same",
     ("execd.files.disk", "run"): "a thread pool costs memory in every sandbox, and most touch no file",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from controlplane.api.edge.bodies import MAX_CODE_BYTES
 from controlplane.api.runs.default_contexts import DEFAULT_LANGUAGE, Contexts, default_context_id, language_of
 from controlplane.api.runs.receipt import Receipt
@@ -17,6 +19,7 @@ from controlplane.api.runs.run import Kind, Run
 from controlplane.errors import AgentError, InvalidRequest
 from controlplane.link.stream import Stream
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import SILENT, Attributes, Tracer
 from execd.wire.messages import (
     ContextInput,
     ContextInterrupt,
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 
 SESSION_LANGUAGE = "bash"
+# The variable by which a program continues the trace of who started it (OpenTelemetry, "Environment Variables as
+# Context Propagation Carriers").
+TRACEPARENT = "TRACEPARENT"
 
 
 class Code(NamedTuple):
@@ -51,7 +57,10 @@ class Runs:
     `timeout_s` limits runs that set no limit of their own; None leaves them free.
     """
 
-    def __init__(self, relay: Relay, timeout_s: float | None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, relay: Relay, timeout_s: float | None, metrics: Metrics | None = None, tracer: Tracer = SILENT
+    ) -> None:
+        self._tracer = tracer
         self.contexts = Contexts(relay)
         self._relay = relay
         self._timeout_s = timeout_s
@@ -68,6 +77,8 @@ class Runs:
         self, sandbox_id: str, start: ProcessStart, *, keep_s: int = 0, lines: bool, with_input: bool = False
     ) -> Run:
         """Begin a command. For arguments and duties see `begin_code`; errors as of `Relay.open`."""
+        if traceparent := self._tracer.traceparent():
+            start = replace(start, env={TRACEPARENT: traceparent, **start.env})
         request = recorded(start.id, start, keep_s, lines=lines)
         stream = await self._relay.open(sandbox_id, request, with_input=with_input)
         return self._add(Run(start.id, sandbox_id, "process", "", start.timeout_s, Replies(stream)))
@@ -193,6 +204,8 @@ class Runs:
         else:
             cause = "left" if stream.is_recorded else "abandoned"
             receipt = Receipt(cause, time.perf_counter() - run.began, 0.0, 0, stream.data_bytes)
+        if stream.span is not None:
+            self._tracer.ended("run", _attributes(run, receipt), receipt.wall_s, below=stream.span)
         self._metrics.run_ended(
             run.kind,
             run.language,
@@ -229,3 +242,15 @@ class Runs:
             for other in self._runs.values()
             if (other.kind, other.sandbox_id, other.place) == (run.kind, run.sandbox_id, run.place)
         )
+
+
+def _attributes(run: Run, receipt: Receipt) -> Attributes:
+    """Return what a trace tells of a run."""
+    return {
+        "sandlot.kind": run.kind,
+        "sandlot.language": run.language,
+        "sandlot.cause": receipt.cause,
+        "sandlot.cpu_s": receipt.cpu_s,
+        "sandlot.peak_memory_bytes": receipt.peak_memory_bytes,
+        "sandlot.output_bytes": receipt.output_bytes,
+    }

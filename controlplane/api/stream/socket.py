@@ -26,6 +26,7 @@ from controlplane.api.stream.requests import Operations
 from controlplane.api.stream.stream import CLIENT_WINDOW, BrokenRule, ClientStream, failed
 from controlplane.errors import CapacityExhausted, InvalidRequest, SandlotError
 from controlplane.listener.extensions import HOLD
+from controlplane.telemetry.tracing import SILENT, Tracer
 from controlplane.turns import Turn
 from execd.wire.messages import Done, RunEnd
 
@@ -44,8 +45,11 @@ MAX_REASON_BYTES = 123
 class Streams:
     """The endpoint."""
 
-    def __init__(self, relay: Relay, runs: Runs, activities: Activities, audit: AuditLog) -> None:
+    def __init__(
+        self, relay: Relay, runs: Runs, activities: Activities, audit: AuditLog, tracer: Tracer = SILENT
+    ) -> None:
         self.relay = relay
+        self.tracer = tracer
         self.audit = audit
         self.operations = Operations(relay, runs, activities)
 
@@ -174,7 +178,7 @@ class _Connection:
             stream = self._streams[message.stream] = ClientStream(
                 self, message, OPENED[type(message.operation)], self.endpoint.audit
             )
-            stream.task = group.create_task(stream.serve(self.endpoint.operations.carry_out))
+            stream.task = group.create_task(stream.serve(self.endpoint.operations.carry_out, self.endpoint.tracer))
             stream.task.add_done_callback(lambda _: self._room.release())
         elif stream is None:
             return  # it has ended, and our word of that has crossed this message

@@ -19,6 +19,7 @@ from controlplane.api.edge.problems import problem_of
 from controlplane.api.stream import messages as says
 from controlplane.api.stream.messages import ServerMessage
 from controlplane.errors import SandlotError
+from controlplane.telemetry.tracing import SILENT, Tracer
 
 if TYPE_CHECKING:
     from controlplane.api.edge.audit import AuditLog
@@ -119,10 +120,11 @@ class ClientStream:
         """Whether output is told as text."""
         return self._socket.is_text
 
-    async def serve(self, operate: Operate) -> None:
+    async def serve(self, operate: Operate, tracer: Tracer = SILENT) -> None:
         """Carry the operation out, and say how it ended."""
         try:
-            ending = await operate(self, self._operation) or says.Finished(self.number)
+            with tracer.inside(self._row.name, {"sandlot.sandbox": self.sandbox_id}):
+                ending = await operate(self, self._operation) or says.Finished(self.number)
             self._note(200)
         except SandlotError as error:
             ending = failed(self.number, error)

@@ -24,12 +24,13 @@ from controlplane.lifecycle.pauses import Pauses
 from controlplane.lifecycle.room.capacity import Capacity
 from controlplane.lifecycle.sandboxes import Sandboxes
 from controlplane.link.link import Link
-from controlplane.link.relay import Relay
+from controlplane.link.traced_relay import relay_with
 from controlplane.listener.serve import ListenerSettings, make_server
 from controlplane.runtime.driver import ContainerSpec, ContainerState
 from controlplane.sandbox import CreateRequest, Limits, Network, Sandbox, SandboxSpec, State
 from controlplane.settings.sections import SandboxSettings
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import SILENT, Tracer
 from execd.dispatch import Handler
 from execd.wire.messages import Request
 from tests.support.agent.execd_link import control_plane_of
@@ -155,6 +156,7 @@ async def serving(
     why_not_ready: Callable[[], str] = str,
     access: AccessControl | None = None,
     listener_settings: ListenerSettings | None = None,
+    tracer: Tracer = SILENT,
 ) -> AsyncIterator[Edge]:
     """Serve the edge. With a link, there is a sandbox already, and that is its agent."""
     async with parts() as made:
@@ -170,12 +172,13 @@ async def serving(
             pauses=Pauses(made.registry, made.driver, made.background),
             snapshots=None,  # type: ignore[arg-type]  # snapshots need a whole control plane
             registry=made.registry,
-            relay=Relay(sandboxes.get, made.directory),
+            relay=relay_with(tracer)(sandboxes.get, made.directory),
             activities=Activities(made.directory, lambda _: link is not None, entry_view, made.background),
             credentials=credentials,
             access=access or fixed_access({"key-1": API_KEY}),
             settings=settings or ApiSettings(),
             metrics=metrics,
+            tracer=tracer,
             metrics_registry=prometheus_client.CollectorRegistry(),
             is_ready=is_ready,
             why_not_ready=why_not_ready,

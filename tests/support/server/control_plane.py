@@ -23,6 +23,7 @@ from controlplane.settings.sections import (
     StorageSettings,
 )
 from controlplane.store.store import Store
+from controlplane.telemetry.tracing import SILENT, Tracer
 from tests.support.fakes.agents import CutDriver
 from tests.support.fakes.engine import FakeEngine
 
@@ -52,6 +53,7 @@ class Home:
         pools: Sequence[PoolSettings] = (),
         engine: EngineSettings | None = None,
         clock: Callable[[], float] = time.time,
+        tracer: Tracer = SILENT,
         **sandbox: Any,
     ) -> AsyncIterator[ControlPlane]:
         """Run a control plane, with these settings of `[sandbox]`; with *full*, once its pool is full."""
@@ -62,7 +64,7 @@ class Home:
             engine=engine or EngineSettings(),
             paths=PathSettings(state_dir=str(self.path / "state"), run_dir=str(self.path / "run")),
         )
-        async with compose(settings, self._make_driver, verify=_anybody, clock=clock) as plane:
+        async with compose(settings, self._make_driver, verify=_anybody, clock=clock, tracer=tracer) as plane:
             if full:
                 async with asyncio.timeout(PATIENCE_S):
                     await plane.pool.wait_full()

@@ -129,7 +129,7 @@ def test_a_list_in_a_variable_is_separated_by_commas(tmp_path: Path) -> None:
             "[zzz]",
             "FILE: there is no such section `zzz`; "
             "there are: server, sandbox, pools, engine, storage, paths, security, logs, audit, console, activity, "
-            "aliases",
+            "traces, aliases",
         ),
         ("server = 5", "FILE: server: expected a table: [server], then key = value"),
         ("port = 5", "FILE: there is no such section or key `port` (did you mean [server] port?)"),
@@ -589,3 +589,15 @@ def test_trusted_proxies_are_addresses(tmp_path: Path) -> None:
     message = refusal("[server]\ntrusted_proxies = ['proxy.example']", tmp_path)
     expected = "expected addresses or networks such as 10.0.0.0/8, got 'proxy.example'"
     assert message == f"FILE: [server] trusted_proxies: {expected}"
+
+
+def test_a_collector_has_an_address_and_headers(tmp_path: Path) -> None:
+    """A wrong header is not repeated: it may hold a key."""
+    good = "[traces]\nendpoint = 'https://otel.example:4318/otlp'\ncollector_headers = ['Authorization: Bearer x']"
+    assert loaded(good, tmp_path).traces.collector_headers == ("Authorization: Bearer x",)
+    assert "Bearer" not in repr(loaded(good, tmp_path).traces)
+    message = refusal("[traces]\nendpoint = 'localhost:4318'", tmp_path)
+    assert message == "FILE: [traces] endpoint: expected an address such as http://localhost:4318, got 'localhost:4318'"
+    message = refusal("[traces]\ncollector_headers = ['Bearer secret']", tmp_path)
+    assert message == "FILE: [traces] collector_headers: expected texts such as 'Name: value', got another one"
+    assert "sample_ratio" in refusal("[traces]\nsample_ratio = 2", tmp_path)

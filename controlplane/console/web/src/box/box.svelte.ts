@@ -5,6 +5,7 @@ import { events } from '../api/events.svelte';
 import type { Sandbox } from '../api/shapes';
 import { Watch } from './activity/watch.svelte';
 import { Notebook } from './notebook/model.svelte';
+import { Usage } from './usage/usage.svelte';
 import { type Phase, StreamClient, SUBPROTOCOL } from './stream/client';
 
 const ENDED = new Set(['Stopping', 'Terminated', 'Failed']);
@@ -18,6 +19,7 @@ export class Box {
   readonly client: StreamClient;
   readonly notebook: Notebook;
   readonly watch: Watch;
+  readonly usage: Usage;
   #leave: () => void;
   #timer: ReturnType<typeof setInterval>;
   #isClosed = false;
@@ -34,6 +36,7 @@ export class Box {
     });
     this.notebook = new Notebook(this.client);
     this.watch = new Watch(this.client);
+    this.usage = new Usage(this.agent('/metrics/watch'));
     this.#leave = events.listen((event) => {
       if (event.type === 'hello' || event.type === 'skipped') void this.refresh();
       else if (event.type === 'sandbox' && event.id === id) {
@@ -78,6 +81,7 @@ export class Box {
     this.#isClosed = true;
     this.#leave();
     clearInterval(this.#timer);
+    this.usage.stop();
     this.client.stop();
   }
 

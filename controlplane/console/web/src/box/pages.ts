@@ -17,6 +17,9 @@ export const PAGES: readonly BoxPage[] = [
   { id: 'notebook', label: 'notebook', icon: 'book', load: () => import('./notebook/Notebook.svelte') },
   { id: 'terminal', label: 'terminal', icon: 'terminal', load: () => import('./terminal/Terminals.svelte') },
   { id: 'files', label: 'files', icon: 'folder', load: () => import('./files/Files.svelte') },
+  { id: 'ports', label: 'ports', icon: 'link', load: () => import('./ports/Ports.svelte') },
+  { id: 'metrics', label: 'metrics', icon: 'chart', load: () => import('./usage/Metrics.svelte') },
+  { id: 'settings', label: 'settings', icon: 'gear', load: () => import('./settings/Settings.svelte') },
 ];
 
 /** Return the page of an address; the first one for an address that names none. */

@@ -16,6 +16,9 @@ class Events {
   /** Whether events arrive; pages show it. */
   connection: Connection = $state('connecting');
 
+  /** Called whenever the connection has ended by itself: perhaps nobody is signed in any more. */
+  onlost: () => void = () => undefined;
+
   #listeners = new Set<Listener>();
   #socket: WebSocket | null = null;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -88,6 +91,7 @@ class Events {
     clearTimeout(this.#silence);
     if (!this.#wanted) return;
     this.connection = 'lost';
+    this.onlost();
     this.#timer = setTimeout(() => this.#open(), this.#pause * (0.5 + Math.random()));
     this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE_MS);
   }

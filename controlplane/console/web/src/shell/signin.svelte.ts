@@ -15,6 +15,7 @@ class Who {
 
   constructor() {
     onSignedOut(() => this.#out());
+    events.onlost = () => void this.#ask();
   }
 
   /** Ask the server whether the browser is signed in; with a one-time code, sign in by it. */

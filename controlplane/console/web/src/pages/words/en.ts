@@ -36,6 +36,9 @@ export const en = {
   someFailed: '{failed} of {all} failed. The first: {message}',
   // new sandbox
   imageHint: 'An image of this server. Any other image is pulled, if the server permits it.',
+  entrypoint: 'Command at the start',
+  entrypointHint: 'Words, separated by spaces. This one only keeps the sandbox open.',
+  entrypointMissing: 'Enter a command.',
   timeout: 'Ends after (minutes)',
   timeoutHint: 'Empty: it ends only when somebody ends it.',
   cpuLimit: 'CPUs',

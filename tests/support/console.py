@@ -1,0 +1,31 @@
+"""Somebody in front of the console, and pictures of what they see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.browser import Tab, Tabs
+from tests.support.server.live_server import LiveServer
+
+DOCS_PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+
+Look = Callable[[Tab], Awaitable[list[str]]]
+"""Returns the barriers of a page, a line for each: the fixture `barriers` of tests/e2e/console."""
+
+
+async def signed_in(tabs: Tabs, server: LiveServer, **options: Any) -> Tab:
+    """Open a browser of somebody who has signed in. *options* are those of `Tabs.open`."""
+    tab = await tabs.open(**options)
+    await tab.sign_in(server.address, server.key)
+    return tab
+
+
+async def picture(tab: Tab, name: str, *, for_docs: bool = False) -> None:
+    """Take a picture to look at; with SANDLOT_PICTURES=1, those of the documentation become its own."""
+    path = await tab.picture(f"console-{name}")
+    if for_docs and os.environ.get("SANDLOT_PICTURES"):
+        DOCS_PICTURES.mkdir(exist_ok=True)
+        (DOCS_PICTURES / f"{name}.png").write_bytes(path.read_bytes())

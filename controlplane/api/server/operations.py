@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from controlplane.access.scopes import Needs
 from controlplane.api.edge.operation import (
     COUNT,
     FLAG,
+    TEXT,
     WEBSOCKET,
     EventStream,
     Operation,
@@ -22,7 +25,6 @@ from controlplane.api.server.stock import Images, Volumes
 from controlplane.logs import MAX_LINES
 
 _AFTER = Parameter("after")
-_YAML, _JSON = "application/yaml", "application/json"
 
 _EVENTS = (
     Operation(
@@ -62,7 +64,7 @@ _STATE = (
     Operation(
         *("spec.get", "GET", "/specs/{name}", Specs.get, Needs.KEY),
         is_change=False,
-        answer=(_YAML, _JSON),
+        answer=(TEXT, dict[str, Any]),
         errors=(404,),
     ),
 )

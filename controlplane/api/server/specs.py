@@ -16,7 +16,7 @@ from controlplane.api.server.schema import SpecList, SpecView
 from controlplane.errors import NotFound
 
 _CLONE = Path(__file__).parents[3] / "specs"
-_MEDIA = {".yaml": "application/yaml", ".json": "application/json"}
+_MEDIA = {".yaml": "text/plain", ".json": "application/json"}  # a browser shows both
 _TITLE = re.compile(r"^  title: (.+)$", re.MULTILINE)
 
 

@@ -333,6 +333,23 @@ def test_changes_are_told(world: World) -> None:
         assert world.pool.changed.is_set()
 
 
+def test_each_configured_template_tells_of_itself(world: World) -> None:
+    """With the claims that found a warm container, and the others; of no other template, and also when it is empty."""
+    told: list[int] = []
+    world.pool.on_change = lambda: told.append(world.pool.shelves()[A].warm)
+    world.open()
+    assert told[-1] == 2
+    for _ in range(3):
+        world.claim()
+    world.claim(B)
+    (shelf,) = world.pool.shelves().values()
+    assert (shelf.target, shelf.warm, shelf.hits, shelf.misses) == (2, 0, 2, 1)
+    assert told[-1] == 0
+    world.fail(StartFailed("no room"))
+    world.fail(StartFailed("no room"))
+    assert world.pool.shelves()[A].trouble == "no room"
+
+
 def test_claims_do_not_wait_for_the_pause(world: World) -> None:
     """Who asks gets a try of his own, and its outcome."""
     world.open(fill=False)

@@ -55,6 +55,11 @@ async def test_a_sandbox_that_ends_by_itself_is_still_in_the_list(world: World) 
     assert ended["sandbox"]["status"]["state"] == "Failed"
 
 
+@pytest.mark.attack(
+    "secrets",
+    "Listen to the events of the server with the key of another owner, and count what is not told",
+    "Sandboxes and snapshots of others leave no trace, not even in the numbers of the messages",
+)
 async def test_owners_hear_of_their_own(world: World) -> None:
     """Not of others, nor of pools; a reader hears of those too, and of the counters."""
     one, reader = world.key("one", "create"), world.key("two", "read")
@@ -70,6 +75,11 @@ async def test_owners_hear_of_their_own(world: World) -> None:
     assert counters["loop_lag_s"] >= 0
 
 
+@pytest.mark.attack(
+    "secrets",
+    "Go on listening to the events of the server after the key was withdrawn, or with a ticket of that key",
+    "The connections end at once, and the tickets open nothing",
+)
 async def test_a_key_that_ends_ends_its_ears(world: World) -> None:
     """Also those that a ticket of it has opened; and its tickets open nothing any more."""
     text = world.key("bot", "read")
@@ -139,6 +149,11 @@ async def test_who_was_away_for_too_long_hears_that(world: World) -> None:
     assert await ears.until("skipped") == {"type": "skipped"}
 
 
+@pytest.mark.attack(
+    "edge",
+    "Listen to the events of the server and read nothing, while everything changes",
+    "Others hear of each change at once; the server keeps a bounded number of messages, and tells of the gap",
+)
 async def test_a_listener_that_does_not_read_delays_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It hears that it has missed something; the others miss nothing, and memory does not grow."""
     monkeypatch.setattr(bus_module, "MAX_MESSAGES", 64)

@@ -178,7 +178,7 @@ async def test_the_specifications(world: World) -> None:
     assert found["events.asyncapi.yaml"]["title"] == "Sandlot: events of the server"
     assert {"lifecycle.openapi.yaml", "execd.openapi.yaml", "stream.asyncapi.yaml"} <= set(found)
     answer = await get(world, "/specs/lifecycle.openapi.yaml", key)
-    assert answer.headers["content-type"] == "application/yaml"
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert "\nopenapi: " in answer.text
     assert len(answer.content) == found["lifecycle.openapi.yaml"]["size_bytes"]
     missing = await get(world, "/specs/..%2Fpyproject.toml", key)

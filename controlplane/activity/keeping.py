@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 
-import msgspec
 import structlog
 
 from controlplane.activity.activities import Activities
@@ -66,4 +65,4 @@ class Keeping:
                 first=page.first,
                 last=page.last,
             )
-            await self.records.write(head, [msgspec.json.encode(entry.view) for entry in page.entries])
+            await self.records.write(head, [entry.view for entry in page.entries])

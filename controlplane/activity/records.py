@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import structlog
@@ -50,32 +50,32 @@ class Records:
         self._max_bytes = max_bytes
         self._writing = asyncio.Lock()
 
-    async def write(self, head: RecordView, lines: Sequence[bytes]) -> None:
+    async def write(self, head: RecordView, entries: Sequence[Any]) -> None:
         """Keep a record, in place of an earlier one of the same sandbox. A failure goes to the log."""
         async with self._writing:
             try:
-                await asyncio.to_thread(self._write, head, lines)
+                await asyncio.to_thread(self._write, head, entries)
             except OSError as error:
                 log.warning("activity.not_kept", sandbox=head.sandbox, error=str(error))
 
-    async def read(self, sandbox_id: str) -> tuple[RecordView, Path] | None:
-        """Return what the first line of a record says, and its file; None: there is none."""
-        return await asyncio.to_thread(self._read, self._path(sandbox_id))
+    async def open(self, sandbox_id: str) -> tuple[RecordView, BinaryIO] | None:
+        """Return what the first line of a record says, and its open file; None: there is none.
+
+        The file stays as it is, also when a later record takes its place.
+        """
+        return await asyncio.to_thread(_open, self._path(sandbox_id))
 
     async def heads(self) -> list[RecordView]:
         """Return what the first lines of all records say, the newest first."""
         return await asyncio.to_thread(self._heads)
 
-    async def lines_of(self, sandbox_id: str) -> list[bytes]:
-        """Return the entries of a record as lines; none if there is no such record."""
-        return await asyncio.to_thread(self._lines_of, self._path(sandbox_id))
-
     # -- in a thread
 
-    def _write(self, head: RecordView, lines: Sequence[bytes]) -> None:
+    def _write(self, head: RecordView, entries: Sequence[Any]) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         kept, size = [], 0
-        for line in reversed(lines):  # of a record that is too large, its end is kept
+        for entry in reversed(entries):  # of a record that is too large, its end is kept
+            line = msgspec.json.encode(entry)
             size += len(line) + 1
             if size > MAX_RECORD_BYTES:
                 break
@@ -113,23 +113,25 @@ class Records:
         return sorted(found)
 
     def _heads(self) -> list[RecordView]:
-        heads = (self._read(path) for _, _, path in reversed(self._files()))
-        return [head for head, _ in filter(None, heads)]
-
-    @staticmethod
-    def _read(path: Path) -> tuple[RecordView, Path] | None:
-        try:
-            with path.open("rb") as file:
-                return msgspec.json.decode(file.readline(_HEAD_BYTES), type=RecordView), path
-        except (OSError, msgspec.MsgspecError):
-            return None
-
-    @staticmethod
-    def _lines_of(path: Path) -> list[bytes]:
-        try:
-            return path.read_bytes().splitlines()[1:]
-        except OSError:
-            return []
+        found = []
+        for _, _, path in reversed(self._files()):
+            if (opened := _open(path)) is not None:
+                found.append(opened[0])
+                opened[1].close()
+        return found
 
     def _path(self, sandbox_id: str) -> Path:
         return self._folder / f"{Path(sandbox_id).name}{SUFFIX}"
+
+
+def _open(path: Path) -> tuple[RecordView, BinaryIO] | None:
+    """Return a record's first line, and its file at its beginning."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            head = msgspec.json.decode(file.readline(_HEAD_BYTES), type=RecordView)
+            file.seek(0)
+        except (OSError, ValueError):
+            return None
+        stack.pop_all()
+        return head, file

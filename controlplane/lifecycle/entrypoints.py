@@ -25,6 +25,9 @@ CLAIM_TIMEOUT_S = 60.0
 # So much of the output of an ended entrypoint is kept, and its agent may take so long to send the output.
 KEPT_OUTPUT_BYTES = 64 << 10
 OUTPUT_TIMEOUT_S = 2.0
+# The activity takes at most this share of a sandbox's memory, and has at least so many bytes.
+SHARE_OF_ACTIVITY = 32
+LEAST_ACTIVITY_BYTES = 64 << 10
 # So much of the last line of an entrypoint goes into a status.
 MAX_LINE_CHARS = 200
 
@@ -132,7 +135,7 @@ async def claim(sandbox: Sandbox, link: Link | None, bounds: ClaimBounds) -> Str
         max_recorded_bytes=bounds.max_recorded_bytes,
         activity=bounds.activity,
         max_activity_entries=bounds.max_activity_entries,
-        max_activity_bytes=bounds.max_activity_bytes,
+        max_activity_bytes=_activity_bytes(sandbox, bounds.max_activity_bytes),
     )
     stream = await link.open(request)
     try:
@@ -148,6 +151,12 @@ async def claim(sandbox: Sandbox, link: Link | None, bounds: ClaimBounds) -> Str
         stream.close()
         raise
     return stream
+
+
+def _activity_bytes(sandbox: Sandbox, most: int) -> int:
+    """Return how much memory the activity of a sandbox may use: little of a small sandbox."""
+    memory = sandbox.spec.limits.memory_bytes
+    return min(most, max(memory // SHARE_OF_ACTIVITY, LEAST_ACTIVITY_BYTES)) if memory else most
 
 
 def split_entrypoint(entrypoint: tuple[str, ...]) -> tuple[str, ...]:

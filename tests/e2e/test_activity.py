@@ -89,7 +89,7 @@ def test_an_activity_survives_a_pause_a_kill_and_the_end(own: LiveServer) -> Non
     assert texts(found)[1:] == ["echo two", "echo three"]
     assert [each for each in states(found) if each != "linked"] == ["claimed", "pausing", "resumed"]
     assert "linked" in states(found)
-    assert any(each.get("what") == "entrypoint" for each in found)
+    assert [each["actor"] for each in found if each.get("what") == "entrypoint"] == ["api-key"]
     assert next(each for each in found if each["type"] == "result")["data"]["text/plain"] == "42"
     assert {each.get("actor") for each in found if each.get("what") == "command"} == {"api-key"}
     assert "secret-of-env" not in json.dumps(found)

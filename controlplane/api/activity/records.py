@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from functools import partial
+from typing import BinaryIO
+
 import msgspec
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from controlplane.activity.records import Records, RecordView
 from controlplane.api.edge.bodies import json_answer
 from controlplane.api.edge.guard import caller_of
+from controlplane.api.edge.responses import Sink, StreamResponse
 from controlplane.errors import NotFound
 
 LINES = "application/x-ndjson"
+PIECE_BYTES = 256 << 10
 
 
 class RecordPage(msgspec.Struct, frozen=True):
@@ -32,12 +39,23 @@ class RecordReading:
         heads = [] if self._records is None else await self._records.heads()
         return json_answer(RecordPage(tuple(head for head in heads if caller.sees(head.owner, head.sandbox))))
 
-    async def read(self, request: Request) -> Response:
+    async def read(self, request: Request) -> StreamResponse:
         """Return the kept activity of a sandbox as lines of JSON: what the sandbox was, then its entries."""
         sandbox_id: str = request.path_params["record_id"]
-        found = None if self._records is None else await self._records.read(sandbox_id)
-        if found is None or not caller_of(request.scope).sees(found[0].owner, found[0].sandbox):
-            raise NotFound(
-                f"there is no record of the activity of sandbox {sandbox_id[:64]}", code="activity.no_record"
-            )
-        return FileResponse(found[1], media_type=LINES)
+        found = None if self._records is None else await self._records.open(sandbox_id)
+        if found is not None and not caller_of(request.scope).sees(found[0].owner, found[0].sandbox):
+            found[1].close()
+            found = None
+        if found is None:
+            text = f"there is no record of the activity of sandbox {sandbox_id[:64]}"
+            raise NotFound(text, code="activity.no_record")
+        file = found[1]
+        size = str(os.fstat(file.fileno()).st_size).encode()
+        headers = ((b"content-type", LINES.encode()), (b"content-length", size))
+        return StreamResponse(partial(_send, file), close=file.close, headers=headers)
+
+
+async def _send(file: BinaryIO, sink: Sink) -> None:
+    while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+        await sink.write(piece)
+    await sink.finish()

@@ -21,7 +21,7 @@ from controlplane.sandbox import State
 from execd.wire.messages import ActivityItem, ActivityState
 from tests.support.server.parts import a_record
 
-KB = b'"' + b"x" * 1022 + b'"'  # a line of JSON
+KB = "x" * 1022  # with its quotes a line of 1024 bytes
 
 
 def head(sandbox: str, **fields: Any) -> RecordView:
@@ -35,10 +35,19 @@ def head(sandbox: str, **fields: Any) -> RecordView:
     return RecordView(sandbox=sandbox, **(known | fields))
 
 
-async def write_in_order(records: Records, path: Path, names: list[str], lines: list[bytes]) -> None:
+async def opened(records: Records, name: str) -> tuple[RecordView, bytes] | None:
+    """Return a record: its head, and all its lines."""
+    found = await records.open(name)
+    if found is None:
+        return None
+    with found[1] as file:
+        return found[0], file.read()
+
+
+async def write_in_order(records: Records, path: Path, names: list[str], entries: list[Any]) -> None:
     """Write records, each a second later than the one before."""
     for at, name in enumerate(names):
-        await records.write(head(name), lines)
+        await records.write(head(name), entries)
         if (file := path / "activities" / f"{name}.jsonl").exists():
             os.utime(file, (at, at))
 
@@ -46,16 +55,28 @@ async def write_in_order(records: Records, path: Path, names: list[str], lines: 
 async def test_a_record_comes_back(tmp_path: Path) -> None:
     """With what its sandbox was; only the server's user may read it."""
     records = Records(tmp_path, 10, 1 << 20)
-    await records.write(head("one", reason="DELETED"), [b'{"seq":1}', b'{"seq":2}'])
-    found = await records.read("one")
+    await records.write(head("one", reason="DELETED"), [{"seq": 1}, {"seq": 2}])
+    found = await opened(records, "one")
     assert found is not None
     assert (found[0].reason, found[0].size_bytes) == ("DELETED", 20)
-    assert list(map(json.loads, found[1].read_bytes().splitlines()))[1:] == [{"seq": 1}, {"seq": 2}]
-    assert stat.S_IMODE(found[1].stat().st_mode) == 0o600
-    assert stat.S_IMODE(found[1].parent.stat().st_mode) == 0o700
-    await records.write(head("one", reason="EXPIRED"), [b"{}"])
+    assert list(map(json.loads, found[1].splitlines()))[1:] == [{"seq": 1}, {"seq": 2}]
+    place = tmp_path / "activities"
+    assert stat.S_IMODE((place / "one.jsonl").stat().st_mode) == 0o600
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    await records.write(head("one", reason="EXPIRED"), [{}])
     assert [each.reason for each in await records.heads()] == ["EXPIRED"]
     assert os.listdir(tmp_path / "activities") == ["one.jsonl"]
+
+
+async def test_a_record_that_is_being_read_stays_as_it_is(tmp_path: Path) -> None:
+    """Also when a later one takes its place."""
+    records = Records(tmp_path, 10, 1 << 20)
+    await records.write(head("one"), ["first"])
+    found = await records.open("one")
+    assert found is not None
+    await records.write(head("one"), ["second", "third"])
+    with found[1] as file:
+        assert file.read().splitlines()[1:] == [b'"first"']
 
 
 @pytest.mark.parametrize("name", ["", "..", "other", "../one", "a/b", "x" * 300])
@@ -64,13 +85,13 @@ async def test_what_is_no_record_is_not_found(tmp_path: Path, name: str) -> None
     (tmp_path / "activities").mkdir()
     (tmp_path / "activities" / "b.jsonl").write_text("no record\n")
     (tmp_path / "one.jsonl").write_bytes(b"secret")
-    assert await Records(tmp_path, 10, 1 << 20).read(name) is None
+    assert await opened(Records(tmp_path, 10, 1 << 20), name) is None
 
 
 async def test_the_number_of_records_is_bounded(tmp_path: Path) -> None:
     """The oldest make room."""
     records = Records(tmp_path, 2, 1 << 20)
-    await write_in_order(records, tmp_path, ["a", "b", "c"], [b"{}"])
+    await write_in_order(records, tmp_path, ["a", "b", "c"], [{}])
     assert {each.sandbox for each in await records.heads()} == {"b", "c"}
 
 
@@ -87,16 +108,16 @@ async def test_one_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Its end is kept."""
     monkeypatch.setattr(folder, "MAX_RECORD_BYTES", 2060)
     records = Records(tmp_path, 100, 1 << 20)
-    await records.write(head("a"), [b'"first"', KB, KB, b'"last"'])
-    found = await records.read("a")
+    await records.write(head("a"), ["first", KB, KB, "last"])
+    found = await opened(records, "a")
     assert found is not None
-    assert found[1].read_bytes().splitlines()[1:] == [KB, KB, b'"last"']
+    assert list(map(json.loads, found[1].splitlines()))[1:] == [KB, KB, "last"]
 
 
 async def test_a_full_disk_ends_no_sandbox_otherwise(tmp_path: Path) -> None:
     """The log has it."""
     (tmp_path / "activities").write_text("a file is in the way")
-    await Records(tmp_path, 1, 1).write(head("a"), [b"{}"])
+    await Records(tmp_path, 1, 1).write(head("a"), [{}])
 
 
 class Told:
@@ -125,7 +146,7 @@ async def test_a_sandbox_that_ends_leaves_a_record(tmp_path: Path) -> None:
     records = Records(tmp_path, 10, 1 << 20)
     keeping = Keeping(told, records)  # type: ignore[arg-type]
     await keeping.before_end(a_record(State.STOPPING, reason="EXPIRED"))
-    found = await records.read("one")
+    found = await opened(records, "one")
     assert found is not None
     assert (found[0].reason, found[0].last, found[0].image) == ("EXPIRED", 1, "fake/image")
     assert told.notes == [("ending", "EXPIRED")]
@@ -137,7 +158,7 @@ async def test_a_paused_sandbox_has_left_its_record_before(tmp_path: Path) -> No
     records = Records(tmp_path, 10, 1 << 20)
     keeping = Keeping(told, records)  # type: ignore[arg-type]
     await keeping.before_pause(a_record(State.PAUSING))
-    assert await records.read("one") is not None
+    assert await opened(records, "one") is not None
     await keeping.before_end(a_record(State.STOPPING, reason="DELETED"))
     assert told.notes == [("pausing", "")]
     await keeping.before_pause(a_record(State.PAUSING))

@@ -77,6 +77,30 @@ class StatisticsCollector(Collector):
         yield CounterMetricFamily("sandlot_pool_claims", "Claims.", pool.claims)
         yield CounterMetricFamily("sandlot_pool_hits", "Claims that found a warm container.", pool.hits)
         yield CounterMetricFamily("sandlot_pool_start_failures", "Containers that did not start.", pool.failures)
+        yield from self._pools()
+
+    def _pools(self) -> Iterator[Metric]:
+        """Yield what each pool has. Pools without a name may share an image, and are told together then."""
+        stocks: Counter[tuple[str, str, str]] = Counter()
+        claims: Counter[tuple[str, str, str]] = Counter()
+        for each in self._plane.events.pools():
+            place = (each.name, each.image)
+            stocks.update({(*place, "target"): each.target, (*place, "warm"): each.idle})
+            stocks.update({(*place, "starting"): each.starting})
+            claims.update({(*place, "hit"): each.hits, (*place, "miss"): each.misses})
+        labels = ["pool", "image"]
+        stock = GaugeMetricFamily(
+            "sandlot_pool_containers", "Containers of each pool: target, warm, starting.", labels=[*labels, "state"]
+        )
+        asked = CounterMetricFamily(
+            "sandlot_pool_requests", "Claims of each pool: hit, if one was warm, or miss.", labels=[*labels, "result"]
+        )
+        for values, number in stocks.items():
+            stock.add_metric(values, number)
+        for values, number in claims.items():
+            asked.add_metric(values, number)
+        yield stock
+        yield asked
 
 
 class EngineCollector(Collector):

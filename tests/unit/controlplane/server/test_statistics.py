@@ -37,7 +37,10 @@ async def test_metrics_of_a_control_plane_at_work(home: Home) -> None:
         assert after["sandlot_sandboxes_created_total"] == 1
         assert after["sandlot_sandbox_create_failures_total"] == 0
         assert after["sandlot_pool_claims_total"] == after["sandlot_pool_hits_total"] == 1
-        assert after["sandlot_pool_warm"] == 1
+        assert after["sandlot_pool_warm"] == after[f"sandlot_pool_containers[default][{IMAGE}][warm]"] == 1
+        assert after[f"sandlot_pool_containers[default][{IMAGE}][target]"] == 2
+        assert after[f"sandlot_pool_requests_total[default][{IMAGE}][hit]"] == 1
+        assert after[f"sandlot_pool_requests_total[default][{IMAGE}][miss]"] == 0
         assert after["sandlot_link_streams"] == 1  # on which the entrypoint is followed
         assert after["sandlot_server_peak_memory_bytes"] > 1 << 20
         assert after["sandlot_server_memory_bytes"] > 1 << 20

@@ -84,6 +84,16 @@ async def test_the_doctor_inside(composed: ComposedServer) -> None:
 
 
 @needs_compose
+def test_what_sandboxes_use_is_seen_from_inside(composed: ComposedServer) -> None:
+    """The control groups of the host tell the metrics."""
+    wish = {"image": {"uri": "sandlot/python"}, "entrypoint": ["sleep", "inf"], "timeout": 300}
+    sandbox = composed.request("POST", "/v1/sandboxes", wish | {"resourceLimits": {"cpu": "1", "memory": "1Gi"}})
+    composed.wait_told("sandlot_sandboxes_memory_bytes")
+    assert composed.metric("sandlot_sandboxes_memory_bytes") > 1 << 20
+    composed.request("DELETE", f"/v1/sandboxes/{sandbox['id']}")
+
+
+@needs_compose
 def test_without_the_hosts_process_ids(composed: ComposedServer) -> None:
     """A container that cannot see who connects is told so by the doctor, with the cure, and no sandbox starts."""
     run = composed.environment["SANDLOT_PATHS_RUN_DIR"]

@@ -222,12 +222,19 @@ class LiveServer:
         """Wait until only warm containers are left."""
         self._wait(lambda: len(self.containers()) <= self.metric("sandlot_pool_warm"))
 
+    def wait_told(self, name: str) -> None:
+        """Wait until there is a Prometheus metric of that name, without labels."""
+        self._wait(lambda: self._find_metric(name) is not None)
+
     def metric(self, name: str) -> float:
         """Return the value of one Prometheus metric without labels."""
+        return float(self._find_metric(name)[1])  # type: ignore[index]
+
+    def _find_metric(self, name: str) -> re.Match[str] | None:
         request = urllib.request.Request(f"{self.address}/metrics", headers={"OPEN-SANDBOX-API-KEY": self.key})
         with urllib.request.urlopen(request, timeout=10) as response:
             text = response.read().decode()
-        return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+        return re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -42,6 +42,7 @@ from controlplane.sandbox import State
 from controlplane.server.composition import compose
 from controlplane.server.doctor.checks import findings
 from controlplane.server.metrics import make_registry, running_containers
+from controlplane.server.notify import tell_manager
 from controlplane.server.traces import tracing
 from controlplane.settings.sections import Settings
 from controlplane.tasks import Background
@@ -171,6 +172,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
 
     def tell(event: str, line: str, **fields: object) -> None:
         announce(line)
+        tell_manager(event, line)
         if logs.is_json(settings.logs):
             log.info(event, **fields)
 

@@ -12,7 +12,7 @@ SOCKET_VARIABLE = "NOTIFY_SOCKET"
 PATIENCE_S = 1.0
 
 # What a message of the server's life means to the manager, beside the text that it shows.
-STATES = {"server.listening": "READY=1\n", "server.stopping": "STOPPING=1\n"}
+STATES = {"server.started": "READY=1\n", "server.stopping": "STOPPING=1\n"}
 
 
 def tell_manager(event: str, line: str) -> None:

@@ -205,19 +205,15 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, show_key
         server = await stack.enter_async_context(control_plane(settings, make_driver))
         seconds = round(time.monotonic() - began, 2)
         release = version("sandlot")
-        tell(
-            "server.listening",
-            f"Sandlot {release} listens on {server.address} ({seconds:.2f} s)",
-            version=release,
-            address=server.address,
-            seconds=seconds,
-        )
+        listens = f"Sandlot {release} listens on {server.address} ({seconds:.2f} s)"
+        tell("server.listening", listens, version=release, address=server.address, seconds=seconds)
         if server.made_key and show_key:
             announce(f"API key, created for this installation: {server.made_key}")
         if not settings.server.api_keys:
             announce(f"API key: kept in {settings.paths.state_dir}/api-key, printed by `sandlot key`")
         announce(console_line(settings, server, show_link=show_key))
         await volume
+        tell_manager("server.started", listens)
         if builds is not None:
             background = await stack.enter_async_context(Background())
             background.start(_finish(builds, server.pool, server.bus, announce), name="images.build")

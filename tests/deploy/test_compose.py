@@ -21,6 +21,7 @@ from tests.e2e.test_quick_start import block
 from tests.support.server.composed_server import COMPOSE_FILE, ComposedServer, compose_program
 from tests.support.server.live_server import ROOT, run_script, sdk_python
 
+pytestmark = pytest.mark.timeout(600)  # the first time, packages are fetched for the image
 needs_compose = pytest.mark.skipif(not compose_program(), reason="needs Docker Compose")
 
 

@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.own_machine import OwnMachine
+from tests.support.pages import block
 from tests.support.server.live_server import ROOT, LiveServer
 
 UNIT = ROOT / "deploy" / "systemd" / "sandlot.service"
 # Of systemd's rating, from 0 to 10: a service without any hardening has 9.6.
 MOST_EXPOSED = 3.5
 
+SETTINGS = '[sandbox]\nimage = "sandlot/base"\npool_size = 1\n'
+CREATE = {"image": {"uri": "sandlot/base"}, "entrypoint": ["sleep", "inf"]}
+# Mounting a part of a volume needs the most of the unit: to make a directory, and to look into the container.
+PART = {"name": "data", "mountPath": "/data", "subPath": "a/b", "pvc": {"claimName": "part"}}
+
+needs_docker_client = pytest.mark.skipif(not shutil.which("docker"), reason="needs Docker's client")
 needs_systemd_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 
 
@@ -59,9 +67,80 @@ def test_what_systemd_hears_of_a_server(tmp_path: Path) -> None:
         manager.settimeout(60)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
         with LiveServer(["--pool-size", "1", "--image", "sandlot/base"], environment) as server:
-            heard = [manager.recv(4096).decode() for _ in range(2)]
-            assert heard[0].startswith("READY=1\nSTATUS=Sandlot ")
+            heard = [manager.recv(4096).decode() for _ in range(3)]
+            assert heard[0].startswith("STATUS=Sandlot ")
             assert server.address in heard[0]
-            assert heard[1].startswith("STATUS=ready: 1 warm sandbox(es)")
+            assert heard[1] == f"READY=1\n{heard[0]}"
+            assert heard[2].startswith("STATUS=ready: 1 warm sandbox(es)")
             server.stop()
             assert manager.recv(4096).decode() == "STOPPING=1\nSTATUS=stopping"
+
+
+@needs_docker_client
+@pytest.mark.timeout(600)  # the first time, packages are fetched for two images
+def test_the_service_for_real() -> None:
+    """On a machine with systemd and Docker: installed as documented, stopped, started, and its engine restarted."""
+    with OwnMachine() as machine:
+        machine.wait_booted()
+        machine.load("sandlot/base", "sandlot/execd")
+        machine.write("/etc/docker/daemon.json", block("docs/operations.md", "json", "live-restore"))
+        machine.run("systemctl reload docker")
+        installing = block("docs/operations.md", "console", "systemctl enable --now sandlot").replace("$ ", "")
+        assert "make images\n" in installing
+        first, _, last = installing.replace("make images\n", "").partition("systemctl daemon-reload")
+        machine.run(first)
+        machine.write("/etc/sandlot/sandbox.toml", SETTINGS)
+        machine.run(f"systemctl daemon-reload{last}")
+        check_service(machine)
+        sandbox = check_sandboxes(machine)
+        check_restarts(machine, sandbox)
+        check_bad_settings(machine)
+
+
+def check_service(machine: OwnMachine) -> None:
+    """`enable --now` has returned, so the server serves; it has two capabilities and a filter of system calls."""
+    assert machine.run("systemctl is-active sandlot") == "active\n"
+    assert machine.run("curl -sS --fail http://127.0.0.1:8194/health") == '{"status":"healthy"}'
+    status = machine.run("cat /proc/$(systemctl show -P MainPID sandlot)/status")
+    wanted = 1 << 1 | 1 << 10 | 1 << 19  # CAP_DAC_OVERRIDE, CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE
+    assert re.search(rf"^CapBnd:\t0*{wanted:x}$", status, re.MULTILINE), status
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+    assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
+
+
+def check_sandboxes(machine: OwnMachine) -> str:
+    """They start and run, warm and with a part of a volume. Return the id of one that has a file."""
+    sandbox: str = machine.request("POST", "/v1/sandboxes", CREATE)["id"]
+    assert '"text":"made"' in command(machine, sandbox, "echo kept > /tmp/file; echo made")
+    other = machine.request("POST", "/v1/sandboxes", CREATE | {"volumes": [PART]})["id"]
+    assert '"text":"kept"' in command(machine, other, "echo kept > /data/file; cat /data/file")
+    machine.request("DELETE", f"/v1/sandboxes/{other}")
+    return sandbox
+
+
+def check_restarts(machine: OwnMachine, sandbox: str) -> None:
+    """The sandbox goes on while the server is stopped, and while its engine is restarted."""
+    machine.run("systemctl stop sandlot")
+    assert machine.run(f"ls /run/sandlot/sandboxes/{sandbox}") == "link.sock\n"
+    machine.run("systemctl start sandlot")
+    assert '"text":"kept"' in command(machine, sandbox, "cat /tmp/file")
+    machine.run("systemctl restart docker")
+    assert '"text":"kept"' in command(machine, sandbox, "cat /tmp/file")
+    machine.run("until curl -s --fail http://127.0.0.1:8194/ready; do sleep 0.1; done")
+    assert '"text":"new"' in command(machine, machine.request("POST", "/v1/sandboxes", CREATE)["id"], "echo new")
+    assert machine.run("systemctl show -P NRestarts sandlot") == "0\n"
+
+
+def check_bad_settings(machine: OwnMachine) -> None:
+    """The reason is in the journal, and systemd does not try again."""
+    machine.write("/etc/sandlot/sandbox.toml", "[sandbox]\npool = 1\n")
+    machine.run("systemctl restart sandlot", is_checked=False)
+    assert machine.run("systemctl is-active sandlot", is_checked=False) == "failed\n"
+    assert machine.run("systemctl show -P ExecMainStatus sandlot") == "2\n"
+    assert "there is no such key" in machine.run("journalctl --no-pager -u sandlot")
+
+
+def command(machine: OwnMachine, sandbox: str, text: str) -> str:
+    """Run a command in a sandbox; return its events."""
+    said: str = machine.request("POST", f"/v1/sandboxes/{sandbox}/proxy/44772/command", {"command": text})
+    return said

@@ -199,18 +199,6 @@ def test_the_configuration_for_mcp_hosts(server: LiveServer, tmp_path: Path) -> 
     assert {"sandbox_create", "command_run", "file_read"} <= set(said["tools"])
 
 
-def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
-    """systemd knows all its keys, and finds the program."""
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("needs systemd-analyze")
-    unit = tmp_path / "sandlot.service"
-    unit.write_text(
-        block("docs/operations.md", "ini", "[Service]").replace("/opt/sandlot/.venv/bin/sandlot", "/bin/true")
-    )
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    assert [line for line in done.stderr.splitlines() if "sandlot" in line] == []
-
-
 def test_langchain(server: LiveServer, tmp_path: Path) -> None:
     """The page's snippet for LangChain prints what its command says."""
     snippet = block("docs/integrations.md", "python", "langchain_opensandbox")

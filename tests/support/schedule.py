@@ -37,7 +37,7 @@ GROUPS = {
     "unit/controlplane/test_turns": ALONE,
 }
 # The groups that take longest come first, so that all workers end at about the same time.
-FIRST = ("e2e", "engine", "tests/integration/execd/test_go_runner.py")
+FIRST = ("e2e", "engine", "deploy", "tests/integration/execd/test_go_runner.py")
 
 
 def group_of(nodeid: str) -> str:

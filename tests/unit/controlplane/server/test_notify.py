@@ -25,12 +25,14 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_the_manager_hears(manager: socket.socket) -> None:
-    """READY only when clients are served; a status is one line, because a line ends a message's field."""
+    """READY only when sandboxes can start; a status is one line, because a line ends a message's field."""
     tell_manager("server.listening", "Sandlot listens")
+    tell_manager("server.started", "Sandlot listens")
     tell_manager("server.not_ready", "not ready: one\ntwo\nREADY=1")
     tell_manager("server.stopping", "stopping")
-    heard = [manager.recv(4096).decode() for _ in range(3)]
+    heard = [manager.recv(4096).decode() for _ in range(4)]
     assert heard == [
+        "STATUS=Sandlot listens",
         "READY=1\nSTATUS=Sandlot listens",
         "STATUS=not ready: one two READY=1",
         "STOPPING=1\nSTATUS=stopping",

@@ -47,6 +47,7 @@ COMMANDS = (
     Command("shell", SANDBOXES, "open a terminal in a sandbox", "sandboxes.shell"),
     Command("logs", SANDBOXES, "print what a sandbox's entrypoint has said", "sandboxes.logs"),
     Command("cp", SANDBOXES, "copy files to and from a sandbox", "sandboxes.cp"),
+    Command("replay", SANDBOXES, "repeat what was done in a sandbox, and show what differs", "sandboxes.replay"),
     Command("pause", SANDBOXES, "freeze sandboxes", "sandboxes.pauses"),
     Command("resume", SANDBOXES, "let paused sandboxes go on", "sandboxes.pauses"),
     Command("rm", SANDBOXES, "end sandboxes", "sandboxes.rm"),

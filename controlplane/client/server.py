@@ -21,6 +21,7 @@ MAX_ANSWER_BYTES = 64 << 20
 MAX_ERROR_BYTES = 64 << 10
 MAX_EVENT_BYTES = 16 << 20  # of one line of server-sent events
 PAGE_SIZE = 200
+DRAIN_BYTES = 64 << 10
 KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 
 Json = dict[str, Any]
@@ -80,6 +81,12 @@ class Server:
         """Return a text answer."""
         with self._request("GET", path) as response:
             return Text(response.read(MAX_ANSWER_BYTES).decode(errors="replace"), response.headers)
+
+    def drain(self, path: str, body: object, *, timeout_s: float) -> None:
+        """Send a request, and read its answer to the end. The server may be silent for *timeout_s*."""
+        with self._request("POST", path, body, timeout_s=timeout_s) as response:
+            while response.read(DRAIN_BYTES):
+                pass
 
     def upload(self, path: str, metadata: Json, pieces: Iterable[bytes], size: int) -> None:
         """Write a file of *size* bytes by the upload operation at *path*. *pieces* may raise OSError."""

@@ -1,0 +1,146 @@
+"""A record of an activity: what was done in a sandbox, in order, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from controlplane.client.answers import Refused
+from controlplane.client.names import find
+from controlplane.client.server import Json, Server, sandbox_path
+from controlplane.errors import InvalidRequest, NotFound
+
+PAGE = 1000
+MAX_RECORD_BYTES = 256 << 20  # of a file
+
+_TYPES = frozenset({"begun", "output", "result", "raised", "prompt", "ended", "failed", "state", "skipped"})
+
+
+class Record(NamedTuple):
+    """The entries of an activity, and the image of the sandbox, if that is known."""
+
+    entries: list[Json]
+    image: str
+    keep: str
+    is_whole: bool  # nothing is missing
+
+
+class Operation:
+    """One operation of an activity, with all that was told of it."""
+
+    def __init__(self, begun: Json) -> None:
+        self.begun = begun
+        self.op = str(begun["op"])
+        self.what = str(begun.get("what", ""))
+        self.output = {"stdout": "", "stderr": ""}
+        self.results: list[Json] = []
+        self.raised: list[Json] = []
+        self.prompts: list[str] = []
+        self.end: Json | None = None  # `ended` or `failed`; None if it went on
+        self.is_whole = True
+
+    def add(self, entry: Json) -> None:
+        """Add what was told."""
+        self.is_whole = self.is_whole and not entry.get("cut_bytes")
+        match entry["type"]:
+            case "output":
+                channel = "stderr" if entry.get("channel") == "stderr" else "stdout"
+                self.output[channel] += str(entry.get("text", ""))
+            case "result":
+                self.results.append(entry)
+            case "raised":
+                self.raised.append(entry)
+            case "prompt":
+                self.prompts.append(str(entry.get("prompt", "")))
+            case "ended" | "failed":
+                self.end = entry
+
+    @property
+    def title(self) -> str:
+        """The operation in one line, hostile as its text is."""
+        text = str(self.begun.get("text") or self.begun.get("path") or self.begun.get("context") or "")
+        first, _, rest = text.strip().partition("\n")
+        language = f" ({self.begun['language']})" if self.what == "code" and self.begun.get("language") else ""
+        return f"{self.what}{language}: {first}{' …' if rest else ''}"
+
+
+def operations(entries: Iterable[Json]) -> dict[str, Operation]:
+    """Return the operations of an activity by their `op`, in the order in which they began."""
+    found: dict[str, Operation] = {}
+    for entry in entries:
+        if entry["type"] == "begun":
+            found[str(entry["op"])] = Operation(entry)
+        elif (operation := found.get(str(entry.get("op", "")))) is not None:
+            operation.add(entry)
+    return found
+
+
+def read_file(path: Path) -> Record:
+    """Return the record in a file of JSON lines. Raises InvalidRequest."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_RECORD_BYTES + 1)
+    except OSError as error:
+        raise InvalidRequest(f"{path}: cannot be read: {error.strerror}") from None
+    if len(text) > MAX_RECORD_BYTES:
+        raise InvalidRequest(f"{path}: is larger than {MAX_RECORD_BYTES >> 20} MiB")
+    return read_lines(text.splitlines(), str(path))
+
+
+def read_lines(lines: Sequence[bytes], name: str) -> Record:
+    """Return the record in lines of JSON: entries, behind a line about the sandbox. Raises InvalidRequest."""
+    entries: list[Json] = []
+    head: Json = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            kind = entry["type"]
+        except (ValueError, TypeError, KeyError):
+            raise InvalidRequest(f"{name}:{number}: is no entry of an activity") from None
+        if kind == "record":
+            head = entry
+        elif kind in _TYPES and (kind != "begun" or "op" in entry):
+            entries.append(entry)
+    if not entries:
+        raise InvalidRequest(f"{name}: has no entries of an activity (docs/activity.md)")
+    return _record(entries, str(head.get("image", "")), str(head.get("keep", "")))
+
+
+def of_sandbox(server: Server, text: str) -> Record:
+    """Return the activity of a sandbox that lives, or the record of one that has ended. Raises SandlotError."""
+    try:
+        sandbox = find(server, text)
+    except NotFound:
+        try:
+            kept = server.text(f"/v1/activities/{quote(text, safe='')}").text
+        except Refused as refused:
+            if refused.status == 404:
+                raise NotFound(
+                    f"there is no sandbox and no record {text[:80]}; [activity] keep_on_disk keeps records"
+                ) from None
+            raise
+        return read_lines(kept.encode().splitlines(), text)
+    entries, keep = activity(server, str(sandbox["id"]))
+    return _record(entries, str((sandbox.get("image") or {}).get("uri", "")), keep)
+
+
+def activity(server: Server, sandbox_id: str) -> tuple[list[Json], str]:
+    """Return all entries that a sandbox keeps, and at which level. Raises SandlotError."""
+    entries: list[Json] = []
+    while True:
+        after = entries[-1]["seq"] if entries else 0
+        page = server.ask("GET", sandbox_path(sandbox_id, f"/activity?after={after}&limit={PAGE}"))
+        entries += page["entries"]
+        if not page["entries"] or page["entries"][-1]["seq"] >= page["last"]:
+            return entries, str(page["keep"])
+
+
+def _record(entries: list[Json], image: str, keep: str) -> Record:
+    is_whole = entries[0].get("seq", 1) == 1 and not any(entry["type"] == "skipped" for entry in entries)
+    has_output = any(entry["type"] in ("output", "result") for entry in entries)
+    return Record(entries, image, keep or ("full" if has_output else ""), is_whole)

@@ -109,7 +109,7 @@ class ConsolePages:
     def _nothing(self) -> Response:
         if self._files.are_built:
             return flat(404, "NOT_FOUND", "there is no such file", _ALWAYS)
-        return Response(NOT_BUILT, 503, {"Retry-After": "5", **_ALWAYS}, media_type="text/plain")
+        return Response(NOT_BUILT, 503, {"Retry-After": "5", "Refresh": "5", **_ALWAYS}, media_type="text/plain")
 
 
 def page_route(files: PageFiles) -> Mount:

@@ -30,7 +30,6 @@ LOOKS = {
     "narrow": {"viewport": {"width": 400, "height": 800}},
     "chinese": {"viewport": {"width": 1280, "height": 800}, "locale": "zh-CN"},
 }
-DOCUMENTED = {"", "images"}
 CREATE = {"image": {"uri": "sandlot/code-interpreter"}, "entrypoint": ["tail", "-f", "/dev/null"], "timeout": 900}
 
 
@@ -55,7 +54,7 @@ async def test_pages_are_whole(tabs: Tabs, server: LiveServer, barriers: Look, l
         await expect(tab.page.get_by_role("heading", level=1)).to_have_text(titles[look == "chinese"])
         await settle(tab)
         name = path.replace("/", "-") or "start"
-        await picture(tab, f"{name}-{look}", for_docs=look == "light" and path in DOCUMENTED)
+        await picture(tab, f"{name}-{look}")
         assert await barriers(tab) == [], path
         assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is too wide"
     assert tab.trouble == []

@@ -134,6 +134,7 @@ async def test_pages_may_be_built_while_the_server_runs(tmp_path: Path) -> None:
         assert before.status_code == 503
         assert "sandlot images build console" in before.text
         assert before.headers["content-type"].startswith("text/plain")
+        assert before.headers["refresh"] == "5"  # whoever waits for the pages sees them when they are there
         write_pages(dist)
         assert (await client.get("/console/")).text == INDEX
         (dist / "assets" / "more.js").write_text("1")

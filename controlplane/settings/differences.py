@@ -10,7 +10,7 @@ from controlplane.settings.sections import Settings
 from controlplane.settings.table import SECTIONS
 
 # Settings whose values are never shown.
-SECRETS = frozenset({("server", "api_keys")})
+SECRETS = frozenset({("server", "api_keys"), ("traces", "collector_headers")})
 HIDDEN = "(not shown)"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -128,19 +127,14 @@ async def test_server_sent_events_and_their_ids(world: World) -> None:
         last = next(line for line in reversed(lines) if line.startswith("id: ")).removeprefix("id: ")
         world.plane.sandboxes.change_metadata(sandbox.id, {"x": "y"}, most=5)
         async with client.stream("GET", "/events", headers={"Last-Event-ID": last}) as answer:
-            found = (json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: {"))
-            told = [each async for each in _first(found, 3)]
+            told: list[Said] = []
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    told.append(json.loads(line.removeprefix("data: ")))
+                    if told[-1].get("sandbox", {}).get("metadata") == {"x": "y"}:
+                        break
         assert told[0]["type"] == "hello"
-        assert any(each.get("sandbox", {}).get("metadata") == {"x": "y"} for each in told)
         assert not any(each["type"] == "skipped" for each in told)
-
-
-async def _first(said: AsyncIterator[Said], most: int) -> AsyncIterator[Said]:
-    async for each in said:
-        yield each
-        most -= 1
-        if not most:
-            return
 
 
 async def test_who_was_away_for_too_long_hears_that(world: World) -> None:
@@ -211,20 +205,11 @@ async def test_snapshots_and_pools_and_the_engine(world: World) -> None:
     assert (await ears.until("snapshot", event="ended"))["snapshot"] is None
     for queue in world.home.engine._subscribers:
         queue.put_nowait((world.home.driver.instance, RuntimeEvent(EventKind.DISCONNECTED)))
-    assert await ears.until("engine") == {
-        "type": "engine",
-        "seq": (await _last_seq(world)),
-        "up": False,
-        "message": "the engine does not answer",
-    }
+    silent = await ears.until("engine")
+    assert (silent["up"], silent["message"]) == (False, "the engine does not answer")
     for queue in world.home.engine._subscribers:
         queue.put_nowait((world.home.driver.instance, RuntimeEvent(EventKind.CONNECTED)))
     assert (await ears.until("engine"))["up"] is True
-
-
-async def _last_seq(world: World) -> int:
-    (view,) = world.plane.events.bus._views.values()
-    return view.last
 
 
 async def test_a_pool_whose_containers_do_not_start_says_why(world: World) -> None:

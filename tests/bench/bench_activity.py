@@ -1,4 +1,4 @@
-"""What an activity costs: `python -m tests.bench.bench_activity [ROUNDS]`.
+"""What an activity costs: `python -m tests.bench.bench_activity [ROUNDS [WORK …]]`.
 
 One server for each level, on the real engine. In each round every variant runs in turn: the levels without watchers,
 and the levels with ten watchers, which are a process of their own. A row has the median time of a request, and the CPU
@@ -22,12 +22,24 @@ from tests.support.server.live_server import LiveServer
 
 HERE = Path(__file__).parent
 WATCHERS = 10
-# What runs → path, body, requests in a round.
-WORK: dict[str, tuple[str, dict[str, Any], int]] = {
-    "code 1+1": ("code", {"code": "1+1", "context": {"language": "python"}}, 200),
-    "command echo": ("command", {"command": "echo hello"}, 100),
-    "command, 1 MB": ("command", {"command": "head -c 1000000 /dev/zero | tr '\\0' x | fold -w 100"}, 20),
-    "command, 50 MB": ("command", {"command": "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 1000"}, 2),
+
+
+class Work(NamedTuple):
+    """What runs in a round: so many requests, by so many clients at once."""
+
+    path: str
+    body: dict[str, Any]
+    requests: int
+    clients: int = 1
+
+
+WORK = {
+    "code 1+1": Work("code", {"code": "1+1", "context": {"language": "python"}}, 200),
+    "command echo": Work("command", {"command": "echo hello"}, 200),
+    # A machine that does other things is slow for one client. With several, as much happens in a second as otherwise.
+    "echo, 8 clients": Work("command", {"command": "echo hello"}, 400, 8),
+    "command, 1 MB": Work("command", {"command": "head -c 1000000 /dev/zero | tr '\\0' x | fold -w 100"}, 20),
+    "command, 50 MB": Work("command", {"command": "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 1000"}, 2),
 }
 
 
@@ -82,11 +94,13 @@ def watched(variant: Variant) -> Iterator[list[dict[str, int]]]:
 
 def measure(variant: Variant, work: str) -> tuple[Sample, list[dict[str, int]]]:
     """Run one kind of work once."""
-    path, body, count = WORK[work]
+    path, body, count, clients = WORK[work]
     pids = [variant.server.pid, agent(variant.server, variant.sandbox)]
     with watched(variant) as seen:
         before = sum(map(cpu_s, pids))
-        result = http(variant.server, 1, count, "POST", f"/v1/sandboxes/{variant.sandbox}/proxy/44772/{path}", body)
+        result = http(
+            variant.server, clients, count, "POST", f"/v1/sandboxes/{variant.sandbox}/proxy/44772/{path}", body
+        )
         cpu_ms = (sum(map(cpu_s, pids)) - before) * 1000 / count
     return Sample(statistics.median(result["ms"]), cpu_ms), seen
 
@@ -105,7 +119,7 @@ def main() -> None:
         print(
             f"{'work':18}{'activity':22}{'ms':>9}{'against off':>12}{'CPU ms':>9}{'against off':>12}  seen by a watcher"
         )
-        for work in WORK:
+        for work in sys.argv[2:] or WORK:
             samples: dict[str, list[Sample]] = {variant.name: [] for variant in variants}
             seen: dict[str, list[dict[str, int]]] = {}
             for variant in variants:

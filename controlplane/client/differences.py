@@ -7,7 +7,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from controlplane.client.record import Operation
+from controlplane.client.record import Operation, ending
 from controlplane.client.server import Json
 
 CONTEXT_LINES = 2
@@ -70,7 +70,7 @@ def _parts(before: Operation, after: Operation) -> list[tuple[str, list[str], li
     parts.append(("results", _results(before.results), _results(after.results)))
     parts.append(("error", _errors(before.raised), _errors(after.raised)))
     if before.end is not None:
-        parts.append(("end", [_ending(before.end)], [_ending(after.end)]))
+        parts.append(("end", [ending(before.end)], [ending(after.end)]))
     return parts
 
 
@@ -89,19 +89,3 @@ def _results(results: list[Json]) -> list[str]:
 
 def _errors(raised: list[Json]) -> list[str]:
     return [line for each in raised for line in f"{each.get('name', '')}: {each.get('value', '')}".splitlines()]
-
-
-def _ending(end: Json | None) -> str:
-    """Return how an operation ended, without what it cost."""
-    if end is None:
-        return "goes on"
-    if end["type"] == "failed":
-        return f"failed: {end.get('code', '')}"
-    receipt = end.get("receipt") or {}
-    words = [str(receipt.get("cause", "done"))]
-    for key, name in (("exit_code", "exit code"), ("signal", "signal"), ("died_of", "died of")):
-        if receipt.get(key):
-            words.append(f"{name} {receipt[key]}")
-    if "size" in end:
-        words.append(f"{end['size']} bytes")
-    return ", ".join(words)

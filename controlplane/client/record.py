@@ -140,6 +140,22 @@ def activity(server: Server, sandbox_id: str) -> tuple[list[Json], str]:
             return entries, str(page["keep"])
 
 
+def ending(end: Json | None) -> str:
+    """Return how an operation ended, without what it cost."""
+    if end is None:
+        return "goes on"
+    if end["type"] == "failed":
+        return f"failed: {end.get('code', '')}"
+    receipt = end.get("receipt") or {}
+    words = [str(receipt.get("cause", "done"))]
+    for key, name in (("exit_code", "exit code"), ("signal", "signal"), ("died_of", "died of")):
+        if receipt.get(key):
+            words.append(f"{name} {receipt[key]}")
+    if "size" in end:
+        words.append(f"{end['size']} bytes")
+    return ", ".join(words)
+
+
 def _record(entries: list[Json], image: str, keep: str) -> Record:
     is_whole = entries[0].get("seq", 1) == 1 and not any(entry["type"] == "skipped" for entry in entries)
     has_output = any(entry["type"] in ("output", "result") for entry in entries)

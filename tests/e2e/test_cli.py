@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -134,6 +136,20 @@ def test_logs_follow_to_the_end(server: LiveServer, sandlot: Commands) -> None:
         rest, errors = following.communicate(timeout=60)
     assert (rest, following.returncode) == (b"last\n", 0), errors
     server.request("DELETE", f"/v1/sandboxes/{made}")
+
+
+def test_the_activity_is_told(sandlot: Commands, server: LiveServer) -> None:
+    """What was done and what came of it, as it comes; nothing in it reaches the terminal as it is."""
+    made = output(sandlot("run", "-d", "sandlot/python")).strip()
+    with sandlot.start("logs", "--activity", "-f", made) as following:
+        assert following.stdout is not None
+        sandlot("exec", made, "--", "printf", r"a\n\033[2Jb\n")
+        lines = [following.stdout.readline().decode() for _ in range(6)]
+        sandlot("rm", made)
+        assert following.wait(60) == 0
+    assert "entrypoint: tail -f /dev/null" in lines[1]
+    assert "command: printf" in lines[2]
+    assert lines[3:] == ["  | a\n", "  | \\x1b[2Jb\n", "  → exit\n"]
 
 
 # -- exec
@@ -326,6 +342,20 @@ def test_copies_that_fail(sandlot: Commands, source: str, destination: str, stat
 
 
 # -- the server
+
+
+def test_the_link_to_the_console_works_once(sandlot: Commands, server: LiveServer) -> None:
+    url = output(sandlot("console")).strip()
+    address, _, code = url.partition("/console/#code=")
+    assert address == server.address
+    body = json.dumps({"code": code}).encode()
+    headers = {"Content-Type": "application/json", "Sandlot-Console": "1", "Origin": address}
+    request = urllib.request.Request(f"{address}/v1/console/sign-in", body, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert "sandlot-console" in answer.headers["Set-Cookie"]
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        urllib.request.urlopen(request, timeout=30)
+    refused.value.close()
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 
 from controlplane.cli.parsing import Options, Parser, Say, add_place, seconds
 from controlplane.cli.sandboxes.target import ENDED, sandbox_of
 from controlplane.client.answers import Refused
+from controlplane.client.lines import lines_of
 from controlplane.client.server import Json, Server, sandbox_path
 from controlplane.client.text import safe, safe_lines
 from controlplane.errors import InvalidRequest
@@ -18,6 +20,7 @@ EXAMPLES = """examples:
   sandlot logs web
   sandlot logs -f --tail 10 web
   sandlot logs --events web
+  sandlot logs --activity -f web
 """
 
 
@@ -25,6 +28,7 @@ def add(parser: Parser) -> None:
     """Add the options."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--events", action="store_true", help="what happened to the sandbox: states, renewals, memory")
+    what.add_argument("--activity", action="store_true", help="what clients do in the sandbox, and what comes of it")
     what.add_argument("--summary", action="store_true", help="what is known of the sandbox, for people")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the sandbox ends")
     parser.add_argument("-n", "--tail", type=int, metavar="LINES", help="only the last lines")
@@ -47,6 +51,8 @@ def run(options: Options, say: Say) -> int:
         kind = "events" if options.events else "summary"
         printer.print(server.text(sandbox_path(sandbox_id, f"/diagnostics/{kind}")).text)
         return 0
+    if options.activity:
+        return _activity(server, sandbox_id, options, say)
     printer.print(_read(server, sandbox_id, printer))
     while options.follow:
         has_ended = _has_ended(server, sandbox_id)
@@ -54,6 +60,23 @@ def run(options: Options, say: Say) -> int:
         if has_ended:
             break
         time.sleep(pause)
+    return 0
+
+
+def _activity(server: Server, sandbox_id: str, options: Options, say: Say) -> int:
+    """Print the activity of a sandbox; with --follow, as it comes."""
+    last: deque[str] = deque(maxlen=options.tail)
+    after = 0
+    if not options.follow or options.tail is not None:
+        for entry in server.events(sandbox_path(sandbox_id, "/activity?follow=false")):
+            last.extend(lines_of(entry))
+            after = int(entry.get("seq", 0))
+        for line in last:
+            say(line)
+    if options.follow:
+        for entry in server.events(sandbox_path(sandbox_id, f"/activity?after={after}")):
+            for line in lines_of(entry):
+                say(line)
     return 0
 
 

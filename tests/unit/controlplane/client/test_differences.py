@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.client import record as module
 from controlplane.client.differences import compare, normal
 from controlplane.client.record import operations, read_file, read_lines
 from controlplane.errors import InvalidRequest
@@ -103,3 +104,10 @@ def test_lines_that_are_none(line: bytes, tmp_path: Path) -> None:
     path.write_bytes(b'{"type":"state","seq":1}\n' + line + b"\n")
     with pytest.raises(InvalidRequest, match=r"r\.jsonl:2: is no entry"):
         read_file(path)
+
+
+def test_a_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RECORD_BYTES", 1 << 20)
+    (tmp_path / "r").write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(InvalidRequest, match="is larger than 1 MiB"):
+        read_file(tmp_path / "r")

@@ -26,6 +26,7 @@ class Received(NamedTuple):
     is_server: bool
     is_error: bool
     seconds: float
+    ended_at: float  # Unix time
 
 
 class Receiver:
@@ -102,6 +103,7 @@ def _received(span: trace_pb2.Span) -> Received:
         is_server=span.kind == trace_pb2.Span.SPAN_KIND_SERVER,
         is_error=span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,
         seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+        ended_at=span.end_time_unix_nano / 1e9,
     )
 
 

@@ -127,7 +127,7 @@ async def test_operations_of_the_native_stream_are_spans(agent: LiveAgent) -> No
     socket = receiver.one("sandbox.stream")
     assert (socket.trace_id, socket.attributes["http.response.status_code"]) == (TRACE, 101)
     command = below(receiver, socket)["command.run"]
-    assert command.seconds >= 0.2 > socket.seconds
+    assert socket.ended_at < command.ended_at
     assert said.strip() == f"00-{TRACE}-{command.span_id}-01"
     assert below(receiver, command).keys() == {"agent process.start"}
 

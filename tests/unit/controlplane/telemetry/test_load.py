@@ -57,5 +57,5 @@ async def test_a_loop_that_is_blocked_is_late() -> None:
     time.sleep(LOOK_S + 0.3)  # noqa: ASYNC251 - the loop is to be blocked
     await until(lambda: samples_of(lag)["lag_seconds_count"])
     watching.cancel()
-    assert samples_of(lag)["lag_seconds_bucket[+Inf]"] == 1
-    assert samples_of(lag)["lag_seconds_bucket[0.2]"] == 0
+    told = samples_of(lag)
+    assert told["lag_seconds_count"] - told["lag_seconds_bucket[0.2]"] >= 1

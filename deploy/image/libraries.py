@@ -1,7 +1,8 @@
-"""Print the libraries that a pyproject.toml needs, one a line, for pip's -r: libraries.py pyproject.toml."""
+"""Print the libraries that a pyproject.toml needs, traces included, for pip's -r: libraries.py pyproject.toml."""
 
 import sys
 import tomllib
 from pathlib import Path
 
-print("\n".join(tomllib.loads(Path(sys.argv[1]).read_text())["project"]["dependencies"]))
+project = tomllib.loads(Path(sys.argv[1]).read_text())["project"]
+print("\n".join([*project["dependencies"], *project["optional-dependencies"]["traces"]]))

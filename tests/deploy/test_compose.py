@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,38 @@ def test_what_the_server_may_do(composed: ComposedServer) -> None:
     assert sorted(host["CapAdd"]) == ["DAC_OVERRIDE", "SYS_PTRACE"]
     assert host["CapDrop"] == ["ALL"]
     assert composed.key not in json.dumps(shown) + composed.log
+
+
+@needs_compose
+def test_the_monitoring_profile() -> None:
+    """Compose accepts the four services; files that they mount exist, and only the loopback reaches their ports."""
+    server = ComposedServer()
+    said = server.compose("--profile", "monitoring", "config")
+    server.remove()
+    services = re.findall(r"^  (\w+):$", said.partition("\nvolumes:")[0], re.MULTILINE)
+    assert {"server", "prometheus", "alertmanager", "grafana"} <= set(services)
+    mounted = set(re.findall(rf"{re.escape(str(ROOT))}/(deploy/(?:monitoring|prometheus|grafana)[\w./-]*)", said))
+    assert mounted >= {"deploy/prometheus/sandlot.rules.yml", "deploy/grafana/dashboards"}
+    assert [path for path in mounted - {"deploy/monitoring/key"} if not (ROOT / path).exists()] == []
+    ports = re.findall(r'^ +- "\$\{PUBLISH\w*:-(.*?):\d+\}:\d+"$', COMPOSE_FILE.read_text(), re.MULTILINE)
+    assert ports == ["127.0.0.1"] * 4
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool")
+def test_prometheus_of_the_profile(tmp_path: Path) -> None:
+    """Prometheus accepts its configuration, with the rules and the key where Compose mounts them."""
+    text = (ROOT / "deploy/monitoring/prometheus.yml").read_text()
+    (tmp_path / "key").write_text("a-key-with-the-scope-read")
+    for inside, here in {
+        "/etc/prometheus/sandlot.rules.yml": str(ROOT / "deploy/prometheus/sandlot.rules.yml"),
+        "/run/secrets/metrics-key": str(tmp_path / "key"),
+    }.items():
+        assert inside in text
+        text = text.replace(inside, here)
+    (tmp_path / "prometheus.yml").write_text(text)
+    command = ["promtool", "check", "config", tmp_path / "prometheus.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_variables_are_settings() -> None:

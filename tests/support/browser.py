@@ -127,8 +127,10 @@ def chromium() -> Iterator[str]:
         pytest.skip("no Chromium on this machine; apt-get install chromium")
     pytest.importorskip("playwright", reason="no Playwright; make venv")
     folder = Path(tempfile.mkdtemp(prefix="chromium-"))
+    # Ends with us, also if we are killed.
+    with_us = ["setpriv", "--pdeathsig=KILL", "--"] if shutil.which("setpriv") else []
     process = subprocess.Popen(
-        [program, *_FLAGS, f"--user-data-dir={folder}"],
+        [*with_us, program, *_FLAGS, f"--user-data-dir={folder}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -49,6 +49,7 @@ class Repeated:
         self.task: asyncio.Task[None] | None = None
         self.opened: Opened | None = None
         self.began_at = 0.0
+        self.recorded_chars = 0  # of output, up to the present place in the record
 
 
 class Replay:
@@ -66,6 +67,7 @@ class Replay:
         self._told: list[Json] = []
         self._news = asyncio.Event()
         self._ended: set[str] = set()
+        self._chars: dict[str, int] = {}  # of output
         self._prompts: dict[str, int] = {}
         self._answers: dict[str, int] = {}
         self._unknown: set[str] = set()  # paths of files whose content is not in the record
@@ -89,6 +91,8 @@ class Replay:
                     await self._begin(each)
                 elif entry["type"] in ("ended", "failed"):
                     await self._finish(each, entry)
+                elif entry["type"] == "output":
+                    each.recorded_chars += len(str(entry.get("text", "")))
             for each in self._all.values():
                 await self._leave(each)
             entries, keep = await asyncio.to_thread(activity, self._server, self._sandbox_id)
@@ -118,7 +122,7 @@ class Replay:
         seen = len(self._told)
         each.began_at = asyncio.get_running_loop().time()
         each.task = asyncio.ensure_future(self._carry_out(each, work))
-        each.new_op = await self._begun(what, seen, each.task)
+        each.new_op = await self._begun(each, seen, each.task)
 
     async def _finish(self, each: Repeated, end: Json) -> None:
         """Wait for the end of a repetition, whose original ended here."""
@@ -167,14 +171,16 @@ class Replay:
             op = str(entry.get("op", ""))
             if entry.get("type") in ("ended", "failed"):
                 self._ended.add(op)
+            elif entry.get("type") == "output":
+                self._chars[op] = self._chars.get(op, 0) + len(str(entry.get("text", "")))
             elif entry.get("type") == "prompt":
                 self._prompts[op] = self._prompts.get(op, 0) + 1
             self._news.set()
         raise LinkLost("the sandbox ended")
 
-    async def _begun(self, what: str, seen: int, task: asyncio.Task[None]) -> str:
+    async def _begun(self, each: Repeated, seen: int, task: asyncio.Task[None]) -> str:
         """Return the `op` of an operation that begins after what was *seen*; "" if it does not begin."""
-        found = ""
+        found, what = "", each.before.what
 
         def is_there() -> bool:
             nonlocal found
@@ -186,8 +192,8 @@ class Replay:
 
         task.add_done_callback(lambda _: self._news.set())
         await self._until(lambda: is_there() or task.done(), self._patience_s)
-        if not found:
-            await self._until(is_there, 0.5)
+        if not found:  # a refusal of the server itself is not told
+            await self._until(is_there, GRACE_S if each.reason else self._patience_s)
         return found
 
     async def _until(self, condition: Callable[[], bool], patience_s: float = GRACE_S) -> None:
@@ -203,6 +209,11 @@ class Replay:
         left = each.began_at + seconds - asyncio.get_running_loop().time()
         if each.task is not None and left > 0:
             await asyncio.wait([each.task], timeout=left)
+
+    async def _until_printed(self, each: Repeated) -> None:
+        """Wait until a repetition has printed as much as its original had at this place of the record."""
+        op = each.new_op
+        await self._until(lambda: self._chars.get(op, 0) >= each.recorded_chars or op in self._ended, self._patience_s)
 
     # -- operations
 
@@ -296,13 +307,14 @@ class Replay:
         self._contexts |= {old: str(new["id"]) for old, new in zip(copies, made, strict=False) if "id" in new}
 
     async def _interrupt_context(self, each: Repeated) -> None:
-        """Interrupt a run when it has lasted as long as in the record."""
+        """Interrupt a run when it has lasted as long, and printed as much, as in the record."""
         begun = each.before.begun
         for one in reversed(self._all.values()):
             is_running = one.task is not None and not one.task.done()
             if one.before.what == "code" and is_running and one.before.begun.get("context") == begun.get("context"):
                 lasted = float(begun["at"]) - float(one.before.begun["at"])
                 await self._wait_until(one, min(lasted, LONGEST_WAIT_S))
+                await self._until_printed(one)
                 break
         await self._on_context(each)
 

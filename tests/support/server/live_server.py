@@ -222,9 +222,9 @@ class LiveServer:
         """Wait until only warm containers are left."""
         self._wait(lambda: len(self.containers()) <= self.metric("sandlot_pool_warm"))
 
-    def wait_told(self, name: str) -> None:
-        """Wait until there is a Prometheus metric of that name, without labels."""
-        self._wait(lambda: self._find_metric(name) is not None)
+    def wait_above(self, name: str, bound: float) -> None:
+        """Wait until there is a Prometheus metric of that name, without labels, and its value is above *bound*."""
+        self._wait(lambda: (found := self._find_metric(name)) is not None and float(found[1]) > bound)
 
     def metric(self, name: str) -> float:
         """Return the value of one Prometheus metric without labels."""

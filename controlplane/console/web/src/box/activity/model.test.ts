@@ -30,6 +30,7 @@ describe('operations', () => {
   it.each([
     ['ended', { receipt: { cause: 'exit', exit_code: 2 } }, 'failed'],
     ['ended', { receipt: { cause: 'interrupted' } }, 'interrupted'],
+    ['ended', { receipt: { cause: 'signal', signal: 2 } }, 'interrupted'],
     ['ended', { size: 3 }, 'ok'],
     ['failed', { code: 'X', message: 'no' }, 'failed'],
     ['prompt', { prompt: '? ' }, 'running'],

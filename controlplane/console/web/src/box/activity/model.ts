@@ -153,6 +153,7 @@ export class Activity {
     switch (entry.type) {
       case 'output': {
         const text = entry.text ?? '';
+        item.prompt = undefined; // it has been answered
         item.outputBytes += entry.bytes ?? text.length;
         (item.outputs ??= new Outputs()).addText(entry.channel ?? 'stdout', text);
         this.count(item, text.length);
@@ -253,10 +254,12 @@ export class Activity {
   }
 }
 
+const SIGINT = 2;
+
 function outcomeOf(entry: Entry): Outcome {
   const { receipt } = entry;
   if (!receipt) return 'ok';
-  if (receipt.cause === 'interrupted') return 'interrupted';
+  if (receipt.cause === 'interrupted' || receipt.signal === SIGINT) return 'interrupted';
   if (receipt.cause === 'ok') return 'ok';
   return receipt.cause === 'exit' && !receipt.exit_code ? 'ok' : 'failed';
 }

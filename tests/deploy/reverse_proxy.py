@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.support.agent.live_agent import free_port
 from tests.support.server.live_server import ROOT, LiveServer
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 DOMAIN = "sandbox.localhost"
 EXAMPLE = "sandbox.example.com"
 UPSTREAM = "127.0.0.1:8194"
@@ -126,14 +127,6 @@ class Proxied(LiveServer):
             assert before in text, f"{example}: there is no {before!r}"
             text = text.replace(before, after)
         return text
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def _caddy(proxied: Proxied) -> tuple[list[str], dict[str, str]]:

@@ -50,7 +50,7 @@ def test_from_nothing_to_the_quick_start(composed: ComposedServer, tmp_path: Pat
         env=composed.sdk_environment(),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr + composed.log[-3000:]
@@ -100,7 +100,7 @@ def test_without_the_hosts_process_ids(composed: ComposedServer) -> None:
     run = composed.environment["SANDLOT_PATHS_RUN_DIR"]
     mounts = ["-v", "/var/run/docker.sock:/var/run/docker.sock", "-v", f"{run}:{run}"]
     command = ["docker", "run", "--rm", *mounts, composed.image, "doctor", "--run-dir", run]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert lines_of(done.stdout)["sandbox"] == "FAIL"
     assert "run the server in the pid namespace of the engine's host (Compose: pid: host" in done.stdout

@@ -73,7 +73,7 @@ def test_no_alert_is_without_a_case() -> None:
 
 
 class Prometheus:
-    """A Prometheus with our configuration, which looks twice a second."""
+    """A Prometheus with our configuration, which looks once a second."""
 
     def __init__(self, home: Path, server: LiveServer) -> None:
         (home / "key").write_text(server.key)
@@ -82,7 +82,7 @@ class Prometheus:
             ("localhost:8194", server.address.removeprefix("http://")),
             ("/etc/prometheus/sandlot-key", str(home / "key")),
             ("sandlot.rules.yml", str(RULES)),
-            ("15s", "500ms"),
+            ("15s", "1s"),
         ):
             assert ours in text
             text = text.replace(ours, here)
@@ -97,7 +97,7 @@ class Prometheus:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        self._client = httpx.Client(base_url=f"http://{address}/api/v1", timeout=10, trust_env=False)
+        self._client = httpx.Client(base_url=f"http://{address}/api/v1", timeout=PATIENCE_S, trust_env=False)
 
     def ask(self, query: str) -> list[Any]:
         """Return the samples of a query that are numbers."""
@@ -106,7 +106,7 @@ class Prometheus:
         return [sample for sample in answer["data"]["result"] if sample["value"][1] != "NaN"]
 
     def wait_looked(self, times: int = 2) -> None:
-        """Wait until it has looked again, and evaluated its rules."""
+        """Wait until it has been answered again, and has evaluated its rules."""
         before = self._looks()
         _wait(lambda: self._looks() >= before + times)
 
@@ -119,12 +119,12 @@ class Prometheus:
         """End it."""
         self._client.close()
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(PATIENCE_S)
         self._log.close()
 
     def _looks(self) -> int:
         try:
-            found = self.ask('count_over_time(up{job="sandlot"}[10m])')
+            found = self.ask('sum_over_time(up{job="sandlot"}[10m])')
         except (httpx.HTTPError, ValueError):  # it is not up yet
             return 0
         return int(found[0]["value"][1]) if found else 0
@@ -221,7 +221,8 @@ def test_each_query_of_the_board_has_data(prometheus: Prometheus) -> None:
 
 
 def _filled_in(query: str) -> str:
-    return query.replace("$__rate_interval", "30s").replace("$instance", ".+")
+    # All that was done, however long a loaded machine took for it.
+    return query.replace("$__rate_interval", "10m").replace("$instance", ".+")
 
 
 def test_each_recorded_rule_has_data_and_each_alert_reads_some(prometheus: Prometheus) -> None:
@@ -242,9 +243,17 @@ def test_nothing_is_listed_as_empty_that_has_data_or_that_nobody_asks(prometheus
 
 
 def test_no_alert_fires_while_all_is_well(prometheus: Prometheus) -> None:
-    """Nor is one about to, but for those on times: the machine may be busy with other tests."""
-    states = {rule["name"]: rule["state"] for rule in prometheus.rules() if rule["type"] == "alerting"}
-    assert {name for name, state in states.items() if state != "inactive"} <= {"SandlotLoopSlow", "SandlotCreatesSlow"}
+    """Nor does one stay about to, but for those on times: the machine may be busy with other tests.
+
+    A pool that is being filled, and an answer that came too late, are no longer of interest after a while.
+    """
+
+    def about_to() -> set[str]:
+        rules = [rule for rule in prometheus.rules() if rule["type"] == "alerting"]
+        assert rules
+        return {rule["name"] for rule in rules if rule["state"] != "inactive"}
+
+    _wait(lambda: about_to() <= {"SandlotLoopSlow", "SandlotCreatesSlow"})
 
 
 def selectors(query: str) -> list[str]:

@@ -104,7 +104,9 @@ async def test_a_websocket(proxied: Proxied, sandbox: str) -> None:
     headers = {"OPEN-SANDBOX-API-KEY": proxied.key}
     async with (
         asyncio.timeout(PATIENCE_S),
-        connect(url, subprotocols=[JSON], additional_headers=headers, ssl=proxied.tls, proxy=None) as socket,  # type: ignore[list-item]
+        connect(
+            url, subprotocols=[JSON], additional_headers=headers, ssl=proxied.tls, proxy=None, open_timeout=PATIENCE_S
+        ) as socket,  # type: ignore[list-item]
     ):
         stream = StreamClient(socket)
         assert (await stream.hello())["sandbox"] == sandbox

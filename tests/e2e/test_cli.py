@@ -82,11 +82,11 @@ def output(done: subprocess.CompletedProcess[bytes]) -> str:
 
 def test_the_life_of_a_sandbox(sandlot: Commands) -> None:
     """Made, listed, named by its beginning, ended; after that it is not found."""
-    made = output(sandlot("run", "-d", "--name", "short-lived", "--ttl", "5m", "sandlot/python")).strip()
+    made = output(sandlot("run", "-d", "--name", "short-lived", "--ttl", "5h", "sandlot/python")).strip()
     assert made in output(sandlot("ps", "-q")).split()
     (line,) = [each for each in output(sandlot("ps")).splitlines() if "short-lived" in each]
     assert line.split()[:3] == [made[:12], "Running", "sandlot/python"]
-    assert " 4m" in line
+    assert " 4h" in line
     (shown,) = json.loads(output(sandlot("ps", "--json", "--filter", "metadata=name=short-lived")))
     assert shown["id"] == made
     assert output(sandlot("rm", made[:13])).strip() == made
@@ -109,7 +109,7 @@ def test_run_with_a_command(sandlot: Commands) -> None:
     before = set(output(sandlot("ps", "-q")).split())
     done = sandlot("run", "-e", "A=b", "sandlot/python", "--", "sh", "-c", "echo $A; exit 5", status=5)
     assert done.stdout == b"b\n"
-    assert set(output(sandlot("ps", "-q")).split()) == before
+    assert set(output(sandlot("ps", "-q")).split()) <= before
     assert b"no command, and no terminal" in sandlot("run", "sandlot/python", status=125).stderr
 
 
@@ -388,6 +388,6 @@ def test_down(other_server: LiveServer) -> None:
     assert down("--yes").splitlines()[0] == "ended 1 sandbox(es)"
     with contextlib.suppress(subprocess.TimeoutExpired):
         assert server._process is not None
-        server._process.wait(20)
+        server._process.wait(60)
     assert (server.pid, server.containers()) == (0, [])
     assert "nothing to do: no server answers" in down("--yes")

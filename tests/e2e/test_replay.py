@@ -86,9 +86,14 @@ def replay(server: LiveServer, *arguments: str, status: int) -> subprocess.Compl
     return done
 
 
+def sandboxes(server: LiveServer) -> set[str]:
+    """Return the ids of all there are."""
+    return {one["id"] for one in server.request("GET", "/v1/sandboxes?pageSize=200")["items"]}
+
+
 def test_the_same_image_gives_the_same(server: LiveServer, recorded: str) -> None:
     """With answers, an interruption, copies and sessions; what is not in the record is named, and is no difference."""
-    before = len(server.request("GET", "/v1/sandboxes")["items"])
+    before = sandboxes(server)
     lines = replay(server, recorded[:12], status=0).stdout.splitlines()
     assert len(lines) == 2, lines
     assert "file.write: /tmp/kept-apart: the content of files is not in a record" in lines[0]
@@ -96,7 +101,7 @@ def test_the_same_image_gives_the_same(server: LiveServer, recorded: str) -> Non
         lines[1]
         == "18 operation(s) repeated in sandlot/code-interpreter, 0 with another result, 1 could not be repeated"
     )
-    assert len(server.request("GET", "/v1/sandboxes")["items"]) == before
+    assert sandboxes(server) <= before
 
 
 def test_another_version_differs_where_it_must(server: LiveServer, tmp_path: Path) -> None:

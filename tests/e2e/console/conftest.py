@@ -24,6 +24,13 @@ STAGE = "sandlot/stage:console-build"
 SERIOUS = ("serious", "critical")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of pages more time: the first of them builds the pages, and the machine may be loaded."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def pages() -> None:
     """Build the pages, unless they are those of the sources."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +18,6 @@ from tests.support.console import Look, picture
 from tests.support.server.live_server import LiveServer
 
 CREATE = {"image": {"uri": "sandlot/code-interpreter"}, "entrypoint": ["tail", "-f", "/dev/null"], "timeout": 900}
-Sockets = list[WebSocketRoute]
 HOSTILE = '<img src=x onerror="document.title=1">'
 
 
@@ -113,10 +114,36 @@ def view(number: int) -> dict[str, Any]:
     }
 
 
+class Crowd:
+    """A stand-in for the events of a thousand sandboxes. While `greets` is cleared, it lets new connections wait."""
+
+    def __init__(self) -> None:
+        self.sockets: list[WebSocketRoute] = []
+        self.greets = asyncio.Event()
+        self.greets.set()
+
+    def send(self, **event: object) -> None:
+        """Send an event on the latest connection."""
+        self.sockets[-1].send(json.dumps(event))
+
+    async def listen(self, socket: WebSocketRoute) -> None:
+        """Greet a connection."""
+        await self.greets.wait()
+        self.sockets.append(socket)
+        self.send(type="hello", version="1", instance="i", last=0, at="2026-01-01T00:00:00Z")
+
+    async def be_heard(self) -> None:
+        """Send something each second, as a server does: a page gives a silent connection up."""
+        while True:
+            await asyncio.sleep(1)
+            if self.sockets and self.greets.is_set():
+                self.send(type="pool", name="", image="", target=0, idle=0, starting=0, hits=0, misses=0, problem="")
+
+
 @pytest.fixture
-async def crowd(person: Tab) -> Sockets:
-    """A stand-in for the list and the events, with a thousand sandboxes. Holds the sockets of the events."""
-    sockets: list[WebSocketRoute] = []
+async def crowd(person: Tab) -> AsyncIterator[Crowd]:
+    """A stand-in for the list and the events, with a thousand sandboxes."""
+    crowd = Crowd()
     views = [view(number) for number in range(1000)]
 
     async def answer(route: Route) -> None:
@@ -129,16 +156,13 @@ async def crowd(person: Tab) -> Sockets:
         fields = {"cpu_count": 1, "cpu_used_pct": 50, "mem_total_mib": 512, "mem_used_mib": 100, "timestamp": 0}
         await route.fulfill(json=fields)
 
-    async def listen(socket: WebSocketRoute) -> None:
-        sockets.append(socket)
-        socket.send(
-            json.dumps({"type": "hello", "version": "1", "instance": "i", "last": 0, "at": "2026-01-01T00:00:00Z"})
-        )
-
     await person.page.route("**/v1/sandboxes?**", answer)
     await person.page.route("**/proxy/44772/metrics", usage)
-    await person.page.route_web_socket("**/v1/events", listen)
-    return sockets
+    await person.page.route_web_socket("**/v1/events", crowd.listen)
+    being_heard = asyncio.ensure_future(crowd.be_heard())
+    yield crowd
+    being_heard.cancel()
+    await asyncio.wait([being_heard])
 
 
 LONG_TASKS = """
@@ -149,7 +173,7 @@ new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((en
 
 
 async def test_a_thousand_stay_smooth(
-    person: Tab, crowd: Sockets, server: LiveServer, capsys: pytest.CaptureFixture[str], barriers: Look
+    person: Tab, crowd: Crowd, server: LiveServer, capsys: pytest.CaptureFixture[str], barriers: Look
 ) -> None:
     """Only the rows on the screen exist, whatever happens to the others; long tasks are only told."""
     page, keyboard = person.page, person.page.keyboard
@@ -165,7 +189,7 @@ async def test_a_thousand_stay_smooth(
         await page.mouse.wheel(0, 3000)
     for number in range(1000):  # every sandbox changes, several times in each frame
         changed = {**view(number), "status": {"state": "Running"}}
-        crowd[-1].send(json.dumps({"type": "sandbox", "id": changed["id"], "event": "changed", "sandbox": changed}))
+        crowd.send(type="sandbox", id=changed["id"], event="changed", sandbox=changed)
     await page.get_by_label("State").select_option("Running")
     await expect(page.get_by_text("1000 of 1000")).to_be_visible()
     await grid.focus()
@@ -182,7 +206,7 @@ async def test_a_thousand_stay_smooth(
     assert await barriers(person) == []
 
 
-async def test_hostile_names_are_text(person: Tab, crowd: Sockets, server: LiveServer) -> None:
+async def test_hostile_names_are_text(person: Tab, crowd: Crowd, server: LiveServer) -> None:
     del crowd
     await person.page.goto(f"{server.address}/console/sandboxes")
     await expect(person.page.get_by_role("row").nth(1)).to_contain_text(HOSTILE)
@@ -191,7 +215,7 @@ async def test_hostile_names_are_text(person: Tab, crowd: Sockets, server: LiveS
     assert person.trouble == []
 
 
-async def test_all_can_be_chosen_and_are_asked_about(person: Tab, crowd: Sockets, server: LiveServer) -> None:
+async def test_all_can_be_chosen_and_are_asked_about(person: Tab, crowd: Crowd, server: LiveServer) -> None:
     del crowd
     asked: list[str] = []
 
@@ -213,13 +237,15 @@ async def test_all_can_be_chosen_and_are_asked_about(person: Tab, crowd: Sockets
     assert asked == ["DELETE"] * 19
 
 
-async def test_a_lost_connection_is_said_and_made_again(person: Tab, crowd: Sockets, server: LiveServer) -> None:
+async def test_a_lost_connection_is_said_and_made_again(person: Tab, crowd: Crowd, server: LiveServer) -> None:
     await person.page.goto(f"{server.address}/console/sandboxes")
     await expect(person.page.get_by_text("Live", exact=True)).to_be_visible()
-    await crowd[-1].close()
+    crowd.greets.clear()
+    await crowd.sockets[-1].close()
     await expect(person.page.get_by_text("Not connected. Trying again…").filter(visible=True)).to_have_count(1)
+    crowd.greets.set()
     await expect(person.page.get_by_text("Live", exact=True)).to_be_visible()
-    assert len(crowd) == 2
+    assert len(crowd.sockets) >= 2
     await person.context.set_offline(True)
     await expect(person.page.get_by_text("This computer is offline.").filter(visible=True)).to_have_count(1)
     await person.context.set_offline(False)

@@ -30,13 +30,13 @@ async def test_first_programs_run_as_they_stand(person: Tab, server: LiveServer,
     for name in ("JavaScript", "CLI", "MCP"):
         assert host in await example(person, name)
     done = subprocess.run(  # noqa: ASYNC221
-        [sdk, "-c", python], env=server.sdk_environment(), capture_output=True, text=True, timeout=90, check=False
+        [sdk, "-c", python], env=server.sdk_environment(), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stdout.splitlines() == ["Hello from a sandbox", "42"], done.stderr
     assert f"OPEN_SANDBOX_DOMAIN={host} " in python
     script = "set -e\n" + curl.replace("API-KEY: KEY", f"API-KEY: {server.key}")
     ended = subprocess.run(  # noqa: ASYNC221
-        ["bash", "-c", script], env=os.environ, capture_output=True, text=True, timeout=90, check=False
+        ["bash", "-c", script], env=os.environ, capture_output=True, text=True, timeout=300, check=False
     )
     assert '"42"' in ended.stdout, ended.stderr
 

@@ -21,7 +21,7 @@ from tests.support.server.api_server import API_KEY, SANDBOX_ID, Edge, serving
 from tests.support.server.stream_client import JSON, MSGPACK, StreamClient, streaming
 
 KEY = {"OPEN-SANDBOX-API-KEY": API_KEY}
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PATH = f"/sandboxes/{SANDBOX_ID}/activity"
 
 
@@ -104,15 +104,19 @@ async def events(edge: Edge, until: str, **options: Any) -> list[dict[str, Any]]
 
 async def test_a_command_is_told(edge: Edge) -> None:
     """With who did it, where, its output and its receipt; never with its variables."""
-    body = {"command": "echo out; exec >&2; sleep 0.1; echo err", "envs": {"A": "very-secret"}, "cwd": "/tmp"}
+    body = {"command": "echo out; echo err >&2", "envs": {"A": "very-secret"}, "cwd": "/tmp"}
     async with edge.execd() as client:
         assert (await client.post("/command", json=body)).status_code == 200
     found = await entries(edge)
-    assert shown(found) == ["state claimed", "begun command", "output out", "output err", "ended"]
+    told = shown(found)
+    # Two pipes: which of them is read first is not said.
+    assert [*told[:2], *sorted(told[2:4]), *told[4:]] == [
+        *("state claimed", "begun command", "output err", "output out", "ended"),
+    ]
     begun, ended = found[1], found[-1]
     assert (begun["actor"], begun["text"], begun["cwd"]) == ("token", body["command"], "/tmp")
     assert begun["pid"] > 1
-    assert [each["channel"] for each in found[2:4]] == ["stdout", "stderr"]
+    assert {each["channel"]: each["text"] for each in found[2:4]} == {"stdout": "out\n", "stderr": "err\n"}
     assert ended["receipt"]["cause"] == "exit"
     assert {each["op"] for each in found[1:]} == {begun["op"]}
     assert [each["seq"] for each in found] == [1, 2, 3, 4, 5]

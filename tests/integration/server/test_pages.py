@@ -88,6 +88,7 @@ async def test_without_the_image_it_says_what_to_run(engine: aiodocker.Docker, t
         await publish_pages(engine, print, dist=tmp_path, image="sandlot/no-such-pages:latest")
 
 
+@pytest.mark.timeout(600)  # the first time, packages are fetched for the image
 async def test_sources_have_no_errors_of_types_and_pass_their_tests(engine: aiodocker.Docker) -> None:
     """In the container in which the pages are built, without a network."""
     await build_images(engine, ROOT / "images", ["console"], lambda _: None)
@@ -95,7 +96,7 @@ async def test_sources_have_no_errors_of_types_and_pass_their_tests(engine: aiod
     command = ["docker", "run", "--rm", "--network", "none", console.stage_tag("build")]
     script = "cd /web && npm run check && npm test"
     ended = await asyncio.to_thread(
-        subprocess.run, [*command, "sh", "-c", script], capture_output=True, text=True, timeout=170, check=False
+        subprocess.run, [*command, "sh", "-c", script], capture_output=True, text=True, timeout=500, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -39,6 +39,7 @@ from tests.support.server.application import operator_of
 from tests.support.server.parts import Parts, parts
 
 API_KEY = "sandlot_test_key"
+PATIENCE_S = 60.0  # the machine may be loaded
 SANDBOX_ID = "0123456789abcdef"  # of the one sandbox whose agent `ControlPlaneEnd` links
 
 
@@ -143,9 +144,8 @@ class Edge:
 
     def execd(self) -> httpx.AsyncClient:
         """Return a client with the sandbox's token, for its execd endpoint."""
-        return httpx.AsyncClient(
-            base_url=f"{self.proxy}/44772", headers={"X-EXECD-ACCESS-TOKEN": self.token}, timeout=20
-        )
+        headers = {"X-EXECD-ACCESS-TOKEN": self.token}
+        return httpx.AsyncClient(base_url=f"{self.proxy}/44772", headers=headers, timeout=PATIENCE_S)
 
 
 @contextlib.asynccontextmanager

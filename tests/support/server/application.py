@@ -110,7 +110,8 @@ class Ears:
 async def listen_at(address: str, key: str = "", query: str = "") -> AsyncIterator[Ears]:
     """Listen to the events of a server, after the hello."""
     headers = {"OPEN-SANDBOX-API-KEY": key} if key else {}
-    async with connect(f"ws://{address}/v1/events{query}", additional_headers=headers, proxy=None) as socket_:
+    url = f"ws://{address}/v1/events{query}"
+    async with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE_S) as socket_:
         ears = Ears(socket_)
         assert (await ears.next())["type"] == "hello"
         yield ears

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from controlplane.api.edge.origins import CONSOLE_HEADER, COOKIE
-from tests.support.server.api_server import API_KEY, Edge
+from tests.support.server.api_server import API_KEY, PATIENCE_S, Edge
 
 ASKS = {CONSOLE_HEADER: "1"}
 SIGN_IN = "/v1/console/sign-in"
@@ -41,7 +41,7 @@ def page_headers(edge: Edge, **more: str) -> dict[str, str]:
 
 def browser(edge: Edge) -> httpx.AsyncClient:
     """Return a client with cookies, which asks as a page of the console."""
-    return httpx.AsyncClient(base_url=edge.url, headers=page_headers(edge), timeout=20)
+    return httpx.AsyncClient(base_url=edge.url, headers=page_headers(edge), timeout=PATIENCE_S)
 
 
 async def signed_in(client: httpx.AsyncClient, key: str = API_KEY) -> str:

@@ -28,7 +28,7 @@ from tests.support.fakes.agents import CutDriver
 from tests.support.fakes.engine import FakeEngine
 
 IMAGE = "fake/image"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Home:

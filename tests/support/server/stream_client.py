@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.server.live_server import LiveServer
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 JSON, MSGPACK = "sandlot.json.v1", "sandlot.msgpack.v1"
 
 

@@ -25,7 +25,7 @@ from controlplane.api.edge import origins
 from controlplane.listener.serve import ListenerSettings
 from controlplane.store.store import Store
 from tests.support.agent.live_agent import LiveAgent
-from tests.support.server.api_server import API_KEY, SANDBOX_ID, Edge, serving
+from tests.support.server.api_server import API_KEY, PATIENCE_S, SANDBOX_ID, Edge, serving
 from tests.support.server.console import ASKS, SIGN_IN, browser, page_headers, signed_in
 from tests.support.server.port_services import MIRROR, application, chatting
 
@@ -48,7 +48,7 @@ def access_of(store: Store | None, connections: KeyConnections, *, failed: int =
 
 async def reason_of_close(socket: ClientConnection) -> str:
     """Wait until a socket is closed, and return why it was."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await socket.wait_closed()
     return socket.close_reason or ""
 

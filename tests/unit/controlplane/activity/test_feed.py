@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from execd.wire.messages import ActivityDropped, ActivityItem, ActivityState, Ru
 from tests.support.agent.execd_link import control_plane_of
 
 SANDBOX = "0123456789abcdef"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 made: list[int] = []  # the numbers of the entries that were made
 
 
@@ -161,14 +162,15 @@ async def test_a_flood_is_told_no_faster_than_people_read(sandbox: Sandbox, monk
     monkeypatch.setattr(feeds, "BURST_BYTES", 1 << 20)
     monkeypatch.setattr(feeds, "BYTES_PER_S", 8 << 20)
     watcher = await sandbox.activities.watch(SANDBOX, 0)
+    began = time.monotonic()
     hearing = asyncio.ensure_future(heard(watcher, 800))
-    told = 0
     for _ in range(80):
         sandbox.say(10, size=64 << 10)
         await asyncio.sleep(0.001)
     found = await hearing
     told = sum(isinstance(each, int) for each in found)
-    assert told < 400
+    # 128 a second; and at the begin the burst, and what was on its way. A slow machine gives it more time.
+    assert told < 300 + 128 * (time.monotonic() - began)
     covered = [
         number for each in found for number in ([each] if isinstance(each, int) else range(each[0], each[1] + 1))
     ]

@@ -173,7 +173,7 @@ async def test_an_agent_that_is_gone_leaves_none(tmp_path: Path, *, answers: boo
     told = Told()
     told.answers, told.breaks = answers, breaks
     records = Records(tmp_path, 10, 1 << 20)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await Keeping(told, records).before_end(a_record(State.FAILED))  # type: ignore[arg-type]
     assert await records.heads() == []
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.cli import completion
 from controlplane.cli.main import main
 from tests.architecture.sources import ROOT
 from tests.support.agent.live_agent import free_port
@@ -20,6 +21,14 @@ from tests.support.server.api_server import API_KEY, Edge, serving
 from tests.support.terminal import PtyProgram
 
 READY = "ready>"
+PATIENCE_S = 60.0
+# `sandlot`, but for the second after which a person would rather type the word: the machine may be loaded.
+PATIENT = f"""
+import sys
+from controlplane.cli import completion, main
+completion.TIMEOUT_S = {PATIENCE_S}
+sys.exit(main.main())
+"""
 
 pytestmark = pytest.mark.usefixtures("log_of_the_server_apart")
 
@@ -29,7 +38,7 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     """A server with two sandboxes, and `sandlot` on the path."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "sandlot"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m controlplane.cli.main "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(PATIENT)} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -50,8 +59,9 @@ def words(capsys: pytest.CaptureFixture[str], *typed: str) -> list[str]:
     return capsys.readouterr().out.split()
 
 
-async def test_words(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_words(edge: Edge, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands, flags, choices, names and ids; nothing where file names belong."""
+    monkeypatch.setattr(completion, "TIMEOUT_S", PATIENCE_S)
 
     def ask(*typed: str) -> asyncio.Future[list[str]]:
         return asyncio.ensure_future(asyncio.to_thread(words, capsys, *typed))

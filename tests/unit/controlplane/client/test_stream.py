@@ -20,7 +20,7 @@ from controlplane.errors import LinkLost
 from tests.support.server.api_server import API_KEY, serving
 
 Answer = Callable[[ServerConnection, dict[str, Any]], Awaitable[None]]
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @contextlib.asynccontextmanager

@@ -155,7 +155,7 @@ async def test_a_listener_that_does_not_read_delays_nobody(world: World, monkeyp
     quick = await world.listen(world.admin)
     url, headers = f"ws://{world.address}/v1/events", {"OPEN-SANDBOX-API-KEY": world.admin}
     big = "x" * 60_000
-    async with connect(url, additional_headers=headers, proxy=None, max_queue=1) as slow:
+    async with connect(url, additional_headers=headers, proxy=None, max_queue=1, ping_interval=None) as slow:
         assert json.loads(await slow.recv())["type"] == "hello"
         for number in range(300):
             world.plane.sandboxes.change_metadata(sandbox.id, {"big": big, "number": str(number)}, most=5)

@@ -94,7 +94,11 @@ class SignIns:
 
     def caller(self, token: str) -> Caller | None:
         """Return the caller that a cookie stands for; None if it is none of ours, or has ended."""
-        sign_in = self._open.get(_hash(token)) if len(token) <= MAX_TOKEN_CHARS else None
+        return self.again(_hash(token)) if len(token) <= MAX_TOKEN_CHARS else None
+
+    def again(self, sign_in_id: str) -> Caller | None:
+        """Return the caller that a sign-in stands for now, by its id; None if it has ended."""
+        sign_in = self._open.get(sign_in_id)
         return self._caller(sign_in) if sign_in is not None and self._is_open(sign_in) else None
 
     def seconds_left(self, caller: Caller) -> int:

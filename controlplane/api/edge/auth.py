@@ -150,18 +150,21 @@ class Authentication:
         return next(filter(None, map(self._access.keys.caller, secrets)), None)
 
     def _with_ticket(self, scope: Scope) -> Caller | None:
-        """Return who opens the events of the server by a ticket: the key of the ticket, as the key is now."""
+        """Return who opens the events of the server by a ticket: the key or the sign-in of the ticket, as it is now."""
         if scope["type"] != "websocket" or scope["path"] not in _EVENT_PATHS:
             return None
         issuer = self._tickets.redeem_for_events(_ticket(scope))
-        return self._access.keys.caller_with(issuer.key_id) if issuer is not None else None
+        if issuer is None:
+            return None
+        if issuer.sign_in:
+            return self._access.sign_ins.again(issuer.sign_in)
+        return self._access.keys.caller_with(issuer.key_id)
 
     def _at_endpoint(self, scope: Scope, secrets: list[str]) -> Caller | None:
         """Return who goes to a sandbox's endpoint without an API key: by ticket, token or signature."""
         if (stream := _SANDBOX_PATHS.fullmatch(scope["path"])) is not None and stream[2] in self._token_paths:
             if scope["type"] == "websocket" and (issuer := self._tickets.redeem(stream[1], _ticket(scope))) is not None:
-                is_valid = not issuer.key_id or self._access.keys.may_use(issuer.key_id, stream[1])
-                return caller_for_sandbox(stream[1], "ticket", issuer) if is_valid else None
+                return caller_for_sandbox(stream[1], "ticket", issuer) if self._may_use(issuer, stream[1]) else None
             return self._with_token(stream[1], secrets)
         match = _ENDPOINT_PATHS.fullmatch(scope["path"])
         if match is None:
@@ -171,6 +174,12 @@ class Authentication:
             is_signed = self._credentials.is_signature(match[1], match[2], address.expires, address.signature)
             return caller_for_sandbox(match[1], "signature") if is_signed and not address.is_expired else None
         return self._with_token(match[1], secrets)
+
+    def _may_use(self, issuer: Caller, sandbox_id: str) -> bool:
+        """Return whether who asked for a ticket is still known, and may still run code in the sandbox."""
+        if issuer.sign_in and self._access.sign_ins.again(issuer.sign_in) is None:
+            return False
+        return not issuer.key_id or self._access.keys.may_use(issuer.key_id, sandbox_id)
 
     def _with_token(self, sandbox_id: str, secrets: list[str]) -> Caller | None:
         is_token = any(self._credentials.is_sandbox_token(sandbox_id, secret) for secret in secrets)

@@ -355,12 +355,20 @@ async def test_who_signs_out_is_out(edge: Edge, person: httpx.AsyncClient) -> No
     assert (answer.status_code, answer.json()["code"]) == (401, "SIGN_IN_ENDED")
 
 
-async def test_a_ticket_ends_with_the_sign_in_that_asked_for_it(edge: Edge, person: httpx.AsyncClient) -> None:
+@pytest.mark.attack(
+    "edge",
+    "A page keeps a ticket of the console, and uses the ticket after the person has signed out",
+    "The ticket opens nothing, and what another one opened before is closed",
+)
+@pytest.mark.parametrize("place", [STREAM, "/v1/events"])
+async def test_no_ticket_outlives_the_sign_in(edge: Edge, person: httpx.AsyncClient, place: str) -> None:
     await signed_in(person)
-    ticket = (await person.post(f"{STREAM}/tickets")).json()["ticket"]
-    async with connect(f"ws://{edge.address}{STREAM}?ticket={ticket}", proxy=None) as socket:
+    used, kept = [(await person.post(f"{place}/tickets")).json()["ticket"] for _ in range(2)]
+    async with connect(f"ws://{edge.address}{place}?ticket={used}", proxy=None) as socket:
         await person.delete(SIGN_IN)
         assert "sign-in" in await reason_of_close(socket)
+    with pytest.raises(InvalidStatus, match="401"):
+        await connect(f"ws://{edge.address}{place}?ticket={kept}", proxy=None)
 
 
 async def test_who_signs_in_again_leaves_no_sign_in_behind(edge: Edge, person: httpx.AsyncClient) -> None:

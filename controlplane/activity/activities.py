@@ -7,7 +7,7 @@ client takes it; then it joins the feed of the sandbox, which is one for all of 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from execd.wire.messages import ActivityNote, ActivityRange, ActivityRead, Done
 
 log = structlog.get_logger()
 
+MAX_PAGE_BYTES = 8 << 20  # of a range; its reader goes on with the next one
 MAX_WATCHERS = 64  # of one sandbox
 RELINK_TIMEOUT_S = 5.0  # execd connects again within a second after a restart of the server
 NEXT_TRY_S = 0.2  # after a link that was lost at once
@@ -60,8 +61,10 @@ class Activities:
         self._following: dict[str, asyncio.Task[None]] = {}
         self._watchers: Counter[str] = Counter()
 
-    async def read(self, sandbox_id: str, after: int, limit: int) -> Page:
-        """Return the entries after a number, at most *limit*.
+    async def read(self, sandbox_id: str, after: int, limit: int, most_bytes: int = MAX_PAGE_BYTES) -> Page:
+        """Return the oldest entries after a number, at most *limit*, and no further one after *most_bytes*.
+
+        Without a limit (0), these are the newest entries, which take at most *most_bytes* together.
 
         Raises:
             LinkLost: the agent is not connected, and did not come back in time.
@@ -71,13 +74,18 @@ class Activities:
         reading = await self.open(sandbox_id, ActivityRead(after, limit))
         try:
             kept = await reading.stream.expect(ActivityRange)
-            entries: list[Entry] = []
-            items = Items(self.view, after)
-            while len(entries) < limit and (item := await reading.stream.receive()) is not None:
+            entries: deque[Entry] = deque()
+            items, size = Items(self.view, after), 0
+            while (item := await reading.stream.receive()) is not None:
                 entries.append(items.entry_of(item))
+                size += entries[-1].size
+                while not limit and size > most_bytes:
+                    size -= entries.popleft().size
+                if limit and (len(entries) == limit or size >= most_bytes):
+                    break
         finally:
             reading.close()
-        return Page(kept.keep, kept.first, kept.last, entries)
+        return Page(kept.keep, kept.first, kept.last, list(entries))
 
     async def watch(self, sandbox_id: str, after: int, *, follow: bool = True) -> Watcher:
         """Return a watcher that begins with the entry after a number. Raises as `read`, and CapacityExhausted."""
@@ -160,7 +168,10 @@ class Activities:
     async def _fill(self, feed: Feed, sandbox_id: str) -> None:
         reading = await self.open(sandbox_id, ActivityRead(feed.last, follow=True))
         try:
-            await reading.stream.expect(ActivityRange)
+            kept = await reading.stream.expect(ActivityRange)
+            if kept.last < feed.last:  # one watcher alone has asked for what is not there yet, before it knew that
+                feed.last = kept.last
+                raise LinkLost("the activity is shorter than it was thought to be")
             await feed.follow(reading.stream, Items(self.view, feed.last))
         finally:
             reading.close()
@@ -238,6 +249,7 @@ class Watcher:
         try:
             item = await stream.receive()
             if isinstance(item, ActivityRange):  # the first that comes
+                self._items.after = min(self._items.after, item.last)
                 item = await stream.receive()
             while item is not None:
                 batch.append(self._items.entry_of(item))

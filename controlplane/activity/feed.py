@@ -17,12 +17,8 @@ import msgspec
 from controlplane.errors import AgentError, LinkLost
 from controlplane.link.stream import Stream
 from execd.wire.messages import (
-    ActivityBegun,
     ActivityDropped,
     ActivityItem,
-    ContextError,
-    ContextPrompt,
-    ContextResult,
     RunOutput,
 )
 
@@ -196,15 +192,20 @@ class _Pace:
 
 def _size(item: ActivityItem) -> int:
     """Return about how many bytes an entry takes, here and in a socket."""
-    match item.said:
-        case RunOutput(data=data):
-            return ENTRY_BYTES + len(data)
-        case ContextResult(data=bundle):
-            return ENTRY_BYTES + sum(len(mime) + len(text) for mime, text in bundle.items())
-        case ContextError():
-            return ENTRY_BYTES + len(item.said.value) + sum(map(len, item.said.traceback))
-        case ActivityBegun():
-            return ENTRY_BYTES + len(item.said.text)
-        case ContextPrompt(prompt=prompt):
-            return ENTRY_BYTES + len(prompt)
-    return ENTRY_BYTES
+    if isinstance(item.said, RunOutput):
+        return ENTRY_BYTES + len(item.said.data)
+    return ENTRY_BYTES + _size_of(item.op) + _size_of(item.said)
+
+
+def _size_of(value: object) -> int:
+    """Return the bytes of all texts in a value: a hijacked agent may put them anywhere."""
+    match value:
+        case str() | bytes():
+            return value.__sizeof__()
+        case dict():
+            return sum(_size_of(key) + _size_of(each) for key, each in value.items())
+        case tuple():
+            return sum(map(_size_of, value))
+        case msgspec.Struct():
+            return sum(_size_of(getattr(value, name)) for name in value.__struct_fields__)
+    return 0

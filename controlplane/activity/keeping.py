@@ -9,14 +9,13 @@ import time
 import structlog
 
 from controlplane.activity.activities import Activities
-from controlplane.activity.records import Records, RecordView
+from controlplane.activity.records import MAX_RECORD_BYTES, Records, RecordView
 from controlplane.errors import SandlotError
 from controlplane.sandbox import Sandbox
 
 log = structlog.get_logger()
 
 READ_TIMEOUT_S = 5.0  # so long may reading out delay the end of a sandbox
-READ_ENTRIES = 1_000_000  # more than any sandbox keeps
 
 
 class Keeping:
@@ -50,7 +49,7 @@ class Keeping:
             return
         with contextlib.suppress(SandlotError, TimeoutError):
             async with asyncio.timeout(READ_TIMEOUT_S):
-                page = await self._activities.read(sandbox.id, 0, READ_ENTRIES)
+                page = await self._activities.read(sandbox.id, 0, 0, MAX_RECORD_BYTES)
             if not page.entries:
                 return
             head = RecordView(

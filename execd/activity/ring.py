@@ -178,7 +178,8 @@ def _size(said: Said) -> int:
                 texts += (frame.file, frame.function, frame.code)
             return ENTRY_BYTES + sum(map(_text_bytes, texts)) + TEXT_BYTES * len(said.frames)
         case ActivityBegun():
-            return ENTRY_BYTES + _text_bytes(said.text) + _text_bytes(said.path) + _text_bytes(said.cwd)
+            return ENTRY_BYTES + sum(map(_text_bytes, (said.text, said.path, said.cwd, said.context)))
         case ContextPrompt(prompt=prompt):
             return ENTRY_BYTES + _text_bytes(prompt)
-    return ENTRY_BYTES
+        case ActivityEnded(message=text) | Problem(message=text) | ActivityState(reason=text):
+            return ENTRY_BYTES + _text_bytes(text)

@@ -18,7 +18,7 @@ from controlplane.link.directory import Directory
 from controlplane.tasks import Background
 from execd.activity.activity import Activity
 from execd.wire import messages
-from execd.wire.messages import ActivityDropped, ActivityItem, ActivityState, RunOutput, SandboxClaim
+from execd.wire.messages import MAX_NUMBER, ActivityDropped, ActivityItem, ActivityState, RunOutput, SandboxClaim
 from tests.support.agent.execd_link import control_plane_of
 
 SANDBOX = "0123456789abcdef"
@@ -148,6 +148,27 @@ async def test_a_slow_watcher_is_told_what_it_misses_and_delays_nobody(
     quick.close()
 
 
+@pytest.mark.attack(
+    "edge",
+    "A client watches a sandbox from a number that it has not reached yet",
+    "It hears what comes next, and so do all others who watch",
+)
+async def test_a_number_that_is_not_reached_delays_nobody(sandbox: Sandbox) -> None:
+    """Such as one of an earlier sandbox, or the largest there is."""
+    sandbox.say(2)
+    ahead = await sandbox.activities.watch(SANDBOX, MAX_NUMBER)
+    waiting = asyncio.ensure_future(heard(ahead, 4))
+    await until(lambda: SANDBOX in sandbox.activities._feeds)
+    watcher = await sandbox.activities.watch(SANDBOX, 0)
+    assert await heard(watcher, 2) == [1, 2]
+    hearing = asyncio.ensure_future(heard(watcher, 4))
+    sandbox.say(2)
+    async with asyncio.timeout(PATIENCE_S):
+        assert [await hearing, await waiting] == [[3, 4]] * 2
+    ahead.close()
+    watcher.close()
+
+
 async def test_what_the_sandbox_has_dropped_is_told(sandbox: Sandbox) -> None:
     """As a gap of its own kind."""
     async with a_sandbox(max_activity_entries=16) as small:
@@ -262,3 +283,53 @@ def test_what_a_feed_keeps_is_bounded() -> None:
     batch = feed.after(feed.first - 1)
     assert sum(entry.size for entry in batch) <= feeds.BATCH_BYTES + (129 << 10)
     assert feed.after(100) == []
+
+
+FRAME = messages.CodeFrame("f" * 100_000, 1, "g" * 100_000, "c" * 100_000)
+PATH = "p" * messages.MAX_PATH_CHARS
+WORD = "w" * messages.MAX_WORD_CHARS
+LARGE = (
+    messages.ContextError("n" * 300_000, "v", ()),
+    messages.ContextError("", "", (), (FRAME,) * 2),
+    messages.ContextResult("k", {"m" * 100_000: "t" * 100_000}),
+    messages.ActivityBegun(WORD, WORD, "", WORD, WORD, PATH, PATH),
+    messages.ActivityEnded(message="m" * messages.MAX_SENTENCE_CHARS),
+    messages.Problem("c" * 64, "m" * 1000),
+    messages.ActivityState(WORD, "r" * messages.MAX_SENTENCE_CHARS),
+)
+
+
+@pytest.mark.parametrize("said", LARGE, ids=lambda said: type(said).__name__)
+def test_every_text_of_a_hijacked_agent_counts(said: messages.ActivityItem) -> None:
+    """What a feed keeps, and how fast it is told, is bounded by what entries take, whatever is large in them."""
+    item = ActivityItem(1, 0.0, WORD, said)  # type: ignore[arg-type]
+    assert Entry(item, view).size > len(messages.encode_message(item))
+
+
+@pytest.mark.attack(
+    "agent",
+    "A hijacked agent answers a client who reads the activity of its sandbox with as much as it can",
+    "The answer ends at 8 MiB, and its client reads on from there",
+)
+async def test_an_endless_activity_is_no_endless_answer() -> None:
+    async def tell(stream: Any, request: messages.ActivityRead) -> None:
+        await stream.send(messages.ActivityRange("full", 1, 1 << 40))
+        for number in range(request.after + 1, 1 << 40):
+            await stream.send(ActivityItem(number, 0.0, "", messages.ContextResult("result", {"a": "x" * (8 << 20)})))
+
+    async with control_plane_of({messages.ActivityRead: tell}) as end, Background() as background:
+        directory = Directory()
+        directory.put(await end.next_link())
+        activities = Activities(directory, lambda _: True, view, background)
+        async with asyncio.timeout(PATIENCE_S):
+            page = await activities.read(SANDBOX, 0, 10)
+            assert (len(page.entries), page.last) == (1, 1 << 40)
+            assert [entry.number for entry in (await activities.read(SANDBOX, 1, 10)).entries] == [2]
+
+
+async def test_what_is_read_out_for_a_record_is_bounded(sandbox: Sandbox) -> None:
+    """The newest entries are kept, as in a record."""
+    sandbox.say(20, size=10_000)
+    page = await sandbox.activities.read(SANDBOX, 0, 0, 45_000)
+    assert [entry.number for entry in page.entries] == [17, 18, 19, 20]
+    assert (page.first, page.last) == (1, 20)

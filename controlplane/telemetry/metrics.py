@@ -29,6 +29,25 @@ DENIALS = frozenset({"MISSING_API_KEY", "INVALID_API_KEY", "TOO_MANY_FAILED_ATTE
 _STATUSES = {status: str(status) for status in (0, *(each.value for each in HTTPStatus))}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET", "STREAM"})
 # Languages that an image may add by a manifest are few; a client can ask for any.
+# Causes of ends of runs; an agent that was hijacked can say any. docs/metrics.md has those that are no receipt's.
+_CAUSES = frozenset(
+    {
+        "exit",
+        "signal",
+        "timeout",
+        "oom",
+        "killed",
+        "link_lost",
+        "ok",
+        "error",
+        "interrupted",
+        "died",
+        "refused",
+        "abandoned",
+        "left",
+    }
+)
+MAX_COUNTED = 1e12  # of one run: s or bytes. More, less than 0, or NaN, is what such an agent has made up
 _KINDS = {"process": "command", "context": "code", "session": "session"}
 
 
@@ -158,10 +177,10 @@ class Metrics:
     ) -> None:
         """Count a run or a command that ended, or that its client left."""
         kind, language = _KINDS[kind], self._languages.fold(language) if language else ""
-        self.runs.add(kind, language, cause)
-        self.run_duration.observe(wall_s, kind, language)
-        self.run_cpu.add(kind, by=cpu_s)
-        self.run_output.add(kind, by=output_bytes)
+        self.runs.add(kind, language, cause if cause in _CAUSES else OTHER)
+        self.run_duration.observe(_sane(wall_s), kind, language)
+        self.run_cpu.add(kind, by=_sane(cpu_s))
+        self.run_output.add(kind, by=_sane(output_bytes))
 
     # -- inside
 
@@ -169,3 +188,8 @@ class Metrics:
         if self._snapshots and image.startswith(self._snapshots):
             return SNAPSHOT
         return self._images.fold(image)
+
+
+def _sane(number: float) -> float:
+    """Return a number that an agent has told; 0 if no run can have that."""
+    return number if 0 <= number <= MAX_COUNTED else 0.0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
 from controlplane.errors import StartFailed
 from controlplane.telemetry.families import MAX_NAMES
 from controlplane.telemetry.metrics import COLD, WARM, Metrics
@@ -92,3 +96,25 @@ def test_runs_are_counted_by_kind_language_and_cause() -> None:
         "sandlot_run_cpu_seconds_total[code]": 0.25 * (MAX_NAMES + 3),
     }
     assert samples_of(metrics.run_output)["sandlot_run_output_bytes_total[command]"] == 10
+
+
+@pytest.mark.attack(
+    "agent",
+    "A hijacked agent makes up causes, times and sizes of runs, for the metrics of the server",
+    "Unknown causes are counted as one, impossible numbers as 0; the numbers of all others stay right",
+)
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1e9, 1e300])
+def test_a_hijacked_agent_spoils_no_metric(number: float) -> None:
+    metrics = Metrics()
+    for kind in ("process", "context"):
+        metrics.run_ended(kind, "", "ok", wall_s=1.0, cpu_s=0.5, output_bytes=10)
+        for each in range(3):
+            metrics.run_ended(kind, "", f"made-up-{each}", wall_s=number, cpu_s=number, output_bytes=int(-1e18))
+    assert samples_of(metrics.runs) == {
+        f"sandlot_runs_total[{kind}][][{cause}]": count
+        for kind in ("command", "code")
+        for cause, count in (("ok", 1), ("other", 3))
+    }
+    assert set(samples_of(metrics.run_cpu).values()) == {0.5}
+    assert set(samples_of(metrics.run_output).values()) == {10}
+    assert samples_of(metrics.run_duration)["sandlot_run_duration_seconds_sum[command][]"] == 1.0

@@ -1,4 +1,4 @@
-"""Terminals, with the keyboard alone: replayed and taken over."""
+"""Terminals, with the keyboard alone: several, replayed, taken over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ ROWS = ".xterm-rows"
 async def opened(room: Room) -> None:
     """Open a new terminal, with the cursor in it."""
     await room.open("terminal")
+    tabs = room.page.get_by_role("tab")
+    await expect(tabs.or_(room.page.get_by_text("No terminal is open")).first).to_be_visible(timeout=60_000)
+    await another(room, await tabs.count() + 1)
+
+
+async def another(room: Room, number: int) -> None:
+    """Open one more terminal, and wait until it can be typed into."""
     await room.page.get_by_role("button", name="New terminal").press("Enter")
+    await expect(room.page.get_by_role("textbox", name=f"Terminal {number}")).to_be_focused()
     await expect(room.page.locator(ROWS)).to_contain_text("#", timeout=60_000)
 
 
@@ -23,6 +31,20 @@ async def entered(room: Room, text: str, shown: str) -> None:
     await room.page.keyboard.insert_text(text)
     await room.page.keyboard.press("Enter")
     await expect(room.page.locator(ROWS)).to_contain_text(shown)
+
+
+async def test_a_terminal_is_typed_into_replayed_and_left(room: Room) -> None:
+    await opened(room)
+    await entered(room, "echo first-$((40 + 2))", "first-42")
+    await room.page.reload()
+    await expect(room.page.locator(ROWS)).to_contain_text("first-42", timeout=60_000)
+    await room.page.keyboard.press("Shift+Escape")
+    await expect(room.page.get_by_role("tab", name="Terminal", exact=False).first).to_be_focused()
+    await another(room, 2)
+    await entered(room, "echo second", "second")
+    await room.page.get_by_role("button", name="Close this terminal").press("Enter")
+    await room.page.get_by_role("dialog").get_by_role("button", name="Close this terminal").press("Enter")
+    await expect(room.page.get_by_role("tab")).to_have_count(1)
 
 
 async def test_two_browsers_at_one_terminal(room: Room, tabs: Tabs) -> None:

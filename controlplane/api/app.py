@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Lifespan
 from controlplane.access.control import AccessControl
 from controlplane.api.activity.activity import ActivityReading
 from controlplane.api.activity.records import RecordReading
-from controlplane.api.console.pages import FrontDoor, page_route
-from controlplane.api.console.sign_in import SignInDesk
+from controlplane.api.console.pages import Root, page_route
+from controlplane.api.console.sign_in import SignInEndpoints
 from controlplane.api.edge.access_log import AccessLog
 from controlplane.api.edge.addresses import PortAddresses
 from controlplane.api.edge.audit import AuditLog
@@ -148,7 +148,7 @@ def make_app(
         *(ActivityReading(activities, sandboxes), RecordReading(records)),
         *_endpoints_of_server(operator, sandboxes, tickets, is_ready, why_not_ready),
         *(audit, KeyAdministration(access.keys, sandboxes), Health(metrics_registry, is_ready, why_not_ready)),
-        *(SignInDesk(access, why_off=settings.console_is_off), FrontDoor(has_console=not settings.console_is_off)),
+        *(SignInEndpoints(access, why_off=settings.console_is_off), Root(has_console=not settings.console_is_off)),
     )
     # Before the routes: what lies below `/console` is a page, and the operations of that name are below `/v1` alone.
     pages = [] if settings.console_is_off else [page_route(PageFiles(settings.console_dist))]

@@ -53,7 +53,7 @@ from controlplane.pool.preparations import Preparations
 from controlplane.pool.provision import Provisioner
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import State
-from controlplane.server.happenings import ServerEvents, follow
+from controlplane.server.events import ServerEvents, follow
 from controlplane.settings.sections import Settings
 from controlplane.store.store import Store
 from controlplane.tasks import Background

@@ -119,7 +119,7 @@ def page_route(files: PageFiles) -> Mount:
     return route
 
 
-class FrontDoor:
+class Root:
     """The endpoint of `/`."""
 
     def __init__(self, *, has_console: bool) -> None:

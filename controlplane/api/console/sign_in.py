@@ -55,7 +55,7 @@ class LinkView(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
-class SignInDesk:
+class SignInEndpoints:
     """The endpoints. The answer to a page of another origin is a refusal, whatever it sends."""
 
     def __init__(self, access: AccessControl, *, why_off: str = "") -> None:

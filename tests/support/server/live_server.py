@@ -232,7 +232,7 @@ class LiveServer:
 
     def _find_metric(self, name: str) -> re.Match[str] | None:
         request = urllib.request.Request(f"{self.address}/metrics", headers={"OPEN-SANDBOX-API-KEY": self.key})
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             text = response.read().decode()
         return re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
 
@@ -254,7 +254,7 @@ class LiveServer:
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        code = self._process.wait(30)
+        code = self._process.wait(120)
         assert self._process.stdout is not None
         self._process.stdout.close()
         return code

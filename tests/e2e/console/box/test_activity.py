@@ -15,7 +15,7 @@ def row(room: Room, text: str) -> Locator:
 async def test_an_agent_is_seen_live_and_from_the_start(room: Room) -> None:
     room.command("echo before-$((20 + 1)); exit 3")
     await room.open("activity")
-    await expect(row(room, "echo before")).to_contain_text("failed", timeout=60_000)
+    await expect(row(room, "echo before")).to_contain_text("failed")
     room.command("echo while-$((20 + 2)); seq 3")
     await expect(row(room, "echo while")).to_contain_text("done")
     await expect(room.page.get_by_role("region", name="Output")).to_have_text("while-22\n1\n2\n3")
@@ -60,7 +60,7 @@ async def test_a_person_steps_in(room: Room) -> None:
 
 async def test_a_person_answers_the_agents_input(room: Room) -> None:
     await room.open("activity")
-    await room.page.get_by_label("Run with").select_option("python", timeout=60_000)
+    await room.page.get_by_label("Run with").select_option("python")
     await room.page.get_by_label("Command or code to run").focus()
     await room.page.keyboard.insert_text("print('hi', input('who? '))")
     await room.page.keyboard.press("Enter")

@@ -16,7 +16,7 @@ def entry(room: Room, name: str) -> Locator:
 async def test_a_file_is_made_edited_renamed_and_removed(room: Room) -> None:
     room.command("rm -rf /workspace/made && mkdir -p /workspace/made")
     await room.open("files", query="?path=/workspace/made")
-    await expect(entry(room, "made")).to_have_attribute("aria-selected", "true", timeout=60_000)
+    await expect(entry(room, "made")).to_have_attribute("aria-selected", "true")
     await room.page.get_by_role("button", name="New file").press("Enter")
     await room.page.keyboard.insert_text("one.py")
     await room.page.keyboard.press("Enter")
@@ -62,10 +62,10 @@ async def test_nothing_is_written_over_what_somebody_else_wrote(room: Room) -> N
 async def test_uploads(room: Room) -> None:
     room.command("rm -rf /workspace/up && mkdir -p /workspace/up")
     await room.open("files", query="?path=/workspace/up")
-    await expect(entry(room, "up")).to_have_attribute("aria-selected", "true", timeout=60_000)
+    await expect(entry(room, "up")).to_have_attribute("aria-selected", "true")
     files = [{"name": name, "mimeType": "", "buffer": b"x" * size} for name, size in (("a.bin", 3 << 20), ("b.txt", 5))]
     await room.page.locator("input[type=file]").set_input_files(files)  # type: ignore[arg-type]
-    await expect(room.page.get_by_role("list", name="Uploads").get_by_text("done")).to_have_count(2, timeout=60_000)
+    await expect(room.page.get_by_role("list", name="Uploads").get_by_text("done")).to_have_count(2)
     await expect(entry(room, "a.bin")).to_contain_text("3.1 MB")
     await room.page.locator("input[type=file]").set_input_files(files[1:])  # type: ignore[arg-type]
     await expect(room.page.get_by_role("dialog")).to_contain_text("exist already")
@@ -79,7 +79,7 @@ async def test_names_are_text(room: Room) -> None:
         r"$'two\nlines' $'\u202egpj.exe' '&amp;' ' ' '{{7*7}}' '${7*7}'"
     )
     await room.open("files", query="?path=/workspace/names")
-    await expect(entry(room, "names")).to_have_attribute("aria-selected", "true", timeout=60_000)
+    await expect(entry(room, "names")).to_have_attribute("aria-selected", "true")
     await room.page.get_by_role("tree", name="Files").focus()
     await room.page.keyboard.press("ArrowRight")
     for name in ("<img src=x onerror=owned()>", "<script>owned()<", "two␊lines", "⟨U+202E⟩gpj.exe", "&amp;", "{{7*7}}"):
@@ -94,6 +94,6 @@ async def test_an_image_is_shown_and_a_binary_file_is_not(room: Room) -> None:
     )
     await room.open("files", query="?path=/workspace/a.svg")
     image = room.page.get_by_role("img", name="/workspace/a.svg")
-    await expect(image).to_have_js_property("naturalWidth", 9, timeout=60_000)
+    await expect(image).to_have_js_property("naturalWidth", 9)
     await room.open("files", query="?path=/workspace/a.dat")
     await expect(room.page.get_by_text("This file is not text")).to_be_visible(timeout=60_000)

@@ -32,7 +32,7 @@ async def test_a_result_reaches_nothing(room: Room) -> None:
     await room.type_code(REACH)
     await room.page.keyboard.press("Control+Enter")
     frame = room.page.frame_locator("iframe")
-    await expect(frame.locator("#said")).to_have_text("reached: .", timeout=60_000)
+    await expect(frame.locator("#said")).to_have_text("reached: .")
     assert room.page.url == address
     assert await room.page.locator("iframe").evaluate("(frame) => frame.clientHeight") <= 600
     assert await room.page.locator("iframe").get_attribute("sandbox") == "allow-scripts"
@@ -47,7 +47,7 @@ async def test_output_is_text(room: Room) -> None:
     )
     await room.page.keyboard.press("Control+Enter")
     output = room.cell().get_by_role("region", name="Output")
-    await expect(output).to_have_text("red <img src=x onerror=owned()>|backwards|end", timeout=60_000)
+    await expect(output).to_have_text("red <img src=x onerror=owned()>|backwards|end")
     assert await output.locator("img").count() == 0
     assert await output.locator(".ansi-fg-1").inner_text() == "red"
 
@@ -57,11 +57,11 @@ async def test_a_flood_leaves_the_notebook_usable_and_says_what_it_does_not_show
     await room.type_code("for i in range(500_000):\n    print(f'{i:08}', 'x' * 90)")  # 50 MB
     await room.page.keyboard.press("Control+Enter")
     output = room.cell().get_by_role("region", name="Output")
-    await expect(output).to_contain_text("x" * 90, timeout=60_000)
+    await expect(output).to_contain_text("x" * 90)
     await room.page.get_by_role("button", name="Add cell").press("Enter")  # meanwhile
     await room.type_code("# still here", 2)
     await expect(room.cell(2).get_by_text("# still here")).to_be_visible()
-    await expect(room.cell().get_by_text("done")).to_be_visible(timeout=120_000)
+    await expect(room.cell().get_by_text("done")).to_be_visible(timeout=300_000)
     await expect(output).to_contain_text("00499999")
     await expect(room.cell().get_by_text("495,001 earlier lines")).to_be_visible()
 
@@ -71,9 +71,7 @@ async def test_a_flood_of_an_agent_leaves_the_activity_usable(room: Room) -> Non
     await expect(room.page.get_by_role("button", name="Run", exact=True)).to_be_enabled(timeout=60_000)
     room.command("head -c 50000000 /dev/zero | tr '\\0' 'y' | fold -w 99; echo the-end")
     room.command("echo after-the-flood")
-    await expect(room.page.get_by_role("option").filter(has_text="after-the-flood")).to_contain_text(
-        "done", timeout=60_000
-    )
+    await expect(room.page.get_by_role("option").filter(has_text="after-the-flood")).to_contain_text("done")
     await room.page.get_by_label("Search").fill("head -c")
     await room.page.get_by_role("option").filter(has_text="head -c").click()
     shown = room.page.get_by_role("region", name="The chosen operation")

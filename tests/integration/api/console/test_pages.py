@@ -1,4 +1,4 @@
-"""The front door and the pages of the console: how they are sent, and what their policy allows."""
+"""The root and the pages of the console: how they are sent, and what their policy allows."""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ from execd.wire.messages import ActivityNote, ActivityRange, ActivityRead, Done
 
 log = structlog.get_logger()
 
-MAX_PAGE_BYTES = 8 << 20  # of a range; its reader goes on with the next one
-MAX_WATCHERS = 64  # of one sandbox
+MAX_WATCHERS = 64  # of one sandbox, and readers of ranges: each may hold a stream's window
 RELINK_TIMEOUT_S = 5.0  # execd connects again within a second after a restart of the server
 NEXT_TRY_S = 0.2  # after a link that was lost at once
 NOTE_TIMEOUT_S = 1.0  # an agent answers within a millisecond; what it is told is not worth a longer wait
@@ -32,7 +31,7 @@ HISTORY_TRIES = 3  # to catch up with a feed that is ahead; then the watcher doe
 
 
 class Page(NamedTuple):
-    """A range of an activity, and what the sandbox keeps now."""
+    """The newest part of an activity, and what the sandbox keeps now."""
 
     keep: str
     first: int
@@ -61,34 +60,30 @@ class Activities:
         self._following: dict[str, asyncio.Task[None]] = {}
         self._watchers: Counter[str] = Counter()
 
-    async def read(self, sandbox_id: str, after: int, limit: int, most_bytes: int = MAX_PAGE_BYTES) -> Page:
-        """Return the oldest entries after a number, at most *limit*, and no further one after *most_bytes*.
-
-        Without a limit (0), these are the newest entries, which take at most *most_bytes* together.
+    async def read_out(self, sandbox_id: str, most_bytes: int) -> Page:
+        """Return the newest entries, which take at most *most_bytes* together.
 
         Raises:
             LinkLost: the agent is not connected, and did not come back in time.
             Conflict: the agent is of a release that keeps no activity.
             AgentError: the agent broke the rules.
         """
-        reading = await self.open(sandbox_id, ActivityRead(after, limit))
+        reading = await self.open(sandbox_id, ActivityRead())
         try:
             kept = await reading.stream.expect(ActivityRange)
             entries: deque[Entry] = deque()
-            items, size = Items(self.view, after), 0
+            items, size = Items(self.view, 0), 0
             while (item := await reading.stream.receive()) is not None:
                 entries.append(items.entry_of(item))
                 size += entries[-1].size
-                while not limit and size > most_bytes:
+                while size > most_bytes:
                     size -= entries.popleft().size
-                if limit and (len(entries) == limit or size >= most_bytes):
-                    break
         finally:
             reading.close()
         return Page(kept.keep, kept.first, kept.last, list(entries))
 
     async def watch(self, sandbox_id: str, after: int, *, follow: bool = True) -> Watcher:
-        """Return a watcher that begins with the entry after a number. Raises as `read`, and CapacityExhausted."""
+        """Return a watcher that begins with the entry after a number. Raises as `read_out`, and CapacityExhausted."""
         if self._watchers[sandbox_id] >= MAX_WATCHERS:
             raise CapacityExhausted(f"{MAX_WATCHERS} clients watch sandbox {sandbox_id} already; end one of them")
         self._watchers[sandbox_id] += 1
@@ -205,9 +200,17 @@ class Watcher:
         self._is_closed = False
 
     async def open(self) -> None:
-        """Begin to read what was kept. Raises as `Activities.read`."""
+        """Begin to read what was kept. Raises as `Activities.read_out`."""
         self._tries += 1
         self._history = await self._activities.open(self._sandbox_id, ActivityRead(self._items.after))
+
+    async def kept(self) -> ActivityRange:
+        """Return what the sandbox keeps, before the first entry is asked for. Raises LinkLost, AgentError."""
+        if self._history is None:
+            raise LinkLost("what was kept has been read")
+        kept = await self._history.stream.expect(ActivityRange)
+        self._items.after = min(self._items.after, kept.last)
+        return kept
 
     def close(self) -> None:
         """Stop."""

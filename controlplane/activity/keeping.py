@@ -49,7 +49,7 @@ class Keeping:
             return
         with contextlib.suppress(SandlotError, TimeoutError):
             async with asyncio.timeout(READ_TIMEOUT_S):
-                page = await self._activities.read(sandbox.id, 0, 0, MAX_RECORD_BYTES)
+                page = await self._activities.read_out(sandbox.id, MAX_RECORD_BYTES)
             if not page.entries:
                 return
             head = RecordView(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,18 +13,18 @@ from starlette.types import ASGIApp
 
 from controlplane.activity.activities import Activities, Watcher
 from controlplane.api.activity.entries import AnyEntry
-from controlplane.api.edge.bodies import json_answer
 from controlplane.api.edge.parameters import flag, integer, sandbox_id_of, whole_number
 from controlplane.api.edge.responses import Sink, StreamResponse
 from controlplane.errors import Conflict, InvalidRequest
 from controlplane.sandbox import State, how_it_ended
-from execd.wire.messages import MAX_NUMBER
+from execd.wire.messages import MAX_NUMBER, ActivityRange
 
 if TYPE_CHECKING:
     from controlplane.lifecycle.sandboxes import Sandboxes
 
 EVENTS = "text/event-stream"
 MAX_LIMIT = 10_000  # entries of one answer
+MAX_PAGE_BYTES = 8 << 20  # of one answer; its reader goes on with the next one
 PING_INTERVAL_S = 15.0
 _PING = b": ping\n\n"
 
@@ -61,14 +62,45 @@ class ActivityReading:
         if sandbox.state is not State.RUNNING:
             text = f"sandbox {sandbox_id} is {sandbox.state.value}, not Running{how_it_ended(sandbox)}"
             raise Conflict(text, code="sandbox.not_running")
-        page = await self._activities.read(sandbox_id, after, limit)
-        entries = tuple(entry.view for entry in page.entries)
-        return json_answer(ActivityView(page.keep, page.first, page.last, entries))
+        return await self._range(sandbox_id, after, limit)
+
+    async def _range(self, sandbox_id: str, after: int, limit: int) -> StreamResponse:
+        watcher = await self._activities.watch(sandbox_id, after, follow=False)
+        try:
+            kept = await watcher.kept()
+        except BaseException:
+            watcher.close()
+            raise
+        headers = ((b"content-type", b"application/json"),)
+        return StreamResponse(partial(_write, pieces(watcher, kept, limit)), close=watcher.close, headers=headers)
 
     async def _watch(self, sandbox_id: str, after: int, *, follow: bool) -> StreamResponse:
         watcher = await self._activities.watch(sandbox_id, after, follow=follow)
         headers = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
         return StreamResponse(partial(_tell, watcher), close=watcher.close, headers=headers)
+
+
+async def pieces(watcher: Watcher, kept: ActivityRange, limit: int) -> AsyncIterator[bytes]:
+    """Yield an ActivityView as JSON, no faster than it is taken: at most *limit* entries, none after MAX_PAGE_BYTES.
+
+    Raises:
+        LinkLost, AgentError: it cannot be read any further.
+    """
+    head = msgspec.json.encode(ActivityView(kept.keep, kept.first, kept.last, ()))
+    yield head.removesuffix(b"]}")
+    count = size = 0
+    while count < limit and size < MAX_PAGE_BYTES and (batch := await watcher.next()):
+        some = batch[: limit - count]
+        yield b"," * bool(count) + b",".join([entry.json for entry in some])
+        count += len(some)
+        size += sum(entry.size for entry in some)
+    yield b"]}"
+
+
+async def _write(text: AsyncIterator[bytes], sink: Sink) -> None:
+    async for piece in text:
+        await sink.write(piece)
+    await sink.finish()
 
 
 async def _tell(watcher: Watcher, sink: Sink) -> None:

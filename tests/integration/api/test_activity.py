@@ -346,6 +346,36 @@ async def test_a_watcher_follows(edge: Edge) -> None:
         assert told[0]["actor"] == "key-1"
 
 
+@pytest.mark.attack(
+    "edge",
+    "A client asks for the whole activity of a sandbox hundreds of times at once, and reads no answer",
+    "The server holds a stream's window for 64 of them, and refuses the others",
+)
+async def test_readers_of_ranges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is made as its reader takes it; who left gives a place back."""
+    monkeypatch.setattr("controlplane.activity.activities.MAX_WATCHERS", 2)
+    monkeypatch.setattr("controlplane.api.activity.activity.MAX_PAGE_BYTES", 64 << 20)
+    async with (
+        claimed(max_activity_bytes=64 << 20) as edge,  # far more than sockets hold
+        edge.execd() as commands,
+        edge.client() as client,
+        contextlib.AsyncExitStack() as silent,
+    ):
+        await commands.post("/command", json={"command": "head -c 24000000 /dev/zero | tr '\\0' x"})
+        for _ in range(2):
+            answer = await silent.enter_async_context(client.stream("GET", PATH))
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        refused = await client.get(PATH)
+        assert (refused.status_code, "watch" in refused.text) == (429, True)
+        await silent.aclose()
+        async with asyncio.timeout(20):
+            while (answer := await client.get(PATH)).status_code == 429:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+    told = answer.json()
+    assert sum(each["bytes"] for each in told["entries"] if each["type"] == "output") == 24_000_000
+    assert [each["seq"] for each in told["entries"]][-1] == told["last"]
+
+
 async def test_bad_queries_are_refused(edge: Edge) -> None:
     """With what is expected."""
     async with edge.client() as client:

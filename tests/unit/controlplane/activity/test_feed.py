@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from controlplane.activity import feed as feeds
 from controlplane.activity.activities import MAX_WATCHERS, Activities, Watcher
 from controlplane.activity.feed import Entry, Feed, Items
+from controlplane.api.activity.activity import pieces
 from controlplane.errors import AgentError, CapacityExhausted, Conflict
 from controlplane.link.directory import Directory
 from controlplane.tasks import Background
@@ -234,7 +236,7 @@ async def test_an_agent_of_an_earlier_release_is_not_asked(monkeypatch: pytest.M
         with pytest.raises(Conflict, match="earlier release"):
             await sandbox.activities.watch(SANDBOX, 0)
         with pytest.raises(Conflict, match="earlier release"):
-            await sandbox.activities.read(SANDBOX, 0, 1)
+            await sandbox.activities.read_out(SANDBOX, 1)
         await sandbox.activities.note(SANDBOX, "pausing")  # does nothing
         link = sandbox.directory.get(SANDBOX)
         assert link is not None
@@ -322,14 +324,17 @@ async def test_an_endless_activity_is_no_endless_answer() -> None:
         directory.put(await end.next_link())
         activities = Activities(directory, lambda _: True, view, background)
         async with asyncio.timeout(PATIENCE_S):
-            page = await activities.read(SANDBOX, 0, 10)
-            assert (len(page.entries), page.last) == (1, 1 << 40)
-            assert [entry.number for entry in (await activities.read(SANDBOX, 1, 10)).entries] == [2]
+            for after in (0, 1):
+                watcher = await activities.watch(SANDBOX, after, follow=False)
+                told = [piece async for piece in pieces(watcher, await watcher.kept(), 10)]
+                watcher.close()
+                page = json.loads(b"".join(told))
+                assert (page["last"], [entry["seq"] for entry in page["entries"]]) == (1 << 40, [after + 1])
 
 
 async def test_what_is_read_out_for_a_record_is_bounded(sandbox: Sandbox) -> None:
     """The newest entries are kept, as in a record."""
     sandbox.say(20, size=10_000)
-    page = await sandbox.activities.read(SANDBOX, 0, 0, 45_000)
+    page = await sandbox.activities.read_out(SANDBOX, 45_000)
     assert [entry.number for entry in page.entries] == [17, 18, 19, 20]
     assert (page.first, page.last) == (1, 20)

@@ -133,7 +133,7 @@ class Told:
             self.notes.append((state, reason))
         return self.answers
 
-    async def read(self, _sandbox_id: str, _after: int, _limit: int, _most_bytes: int) -> Page:
+    async def read_out(self, _sandbox_id: str, _most_bytes: int) -> Page:
         if self.breaks:
             raise LinkLost("gone")
         item = ActivityItem(1, 0.0, "", ActivityState("claimed"))

@@ -78,9 +78,11 @@ class Opened:
 
     async def cancel(self) -> None:
         """End the operation; nothing more is heard of it."""
+        self._connection.forget(self)
+        while not self._inbox.empty():  # the connection may wait for room to put more there
+            self._inbox.get_nowait()
         if not self.is_over:
             self.over()
-            self._connection.forget(self)
             await self._connection.send(type="cancel", stream=self.number)
 
     async def take(self, message: Json | None) -> None:

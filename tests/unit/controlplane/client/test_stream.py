@@ -107,3 +107,20 @@ async def test_refusals_keep_their_words() -> None:
     with pytest.raises(NoAnswer):
         async with connected(Server(edge.url, API_KEY), "no-such-sandbox"):
             pass
+
+
+async def test_an_operation_that_is_given_up_holds_no_other_up() -> None:
+    """Although it has said more than waits for whoever takes it: the file on this side could not be written."""
+
+    async def answer(socket: ServerConnection, message: dict[str, Any]) -> None:
+        if message["type"] == "open":
+            for _ in range(2 * module.MAX_WAITING if message["operation"]["op"] == "file.read" else 0):
+                await send(socket, type="data", stream=message["stream"], data=b"x")
+            await send(socket, type="done", stream=message["stream"])
+
+    async with answering(answer) as server, connected(server, "x") as box:
+        reading = await box.open("file.read", path="/x")
+        while not reading._inbox.full():  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.001)
+        await reading.cancel()
+        assert [message["type"] for message in await box.ask("pty.list")] == ["done"]

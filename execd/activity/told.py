@@ -51,10 +51,11 @@ class Listener(Protocol):
 class Told:
     """An operation. It begins with `begin`, and ends once."""
 
-    __slots__ = ("_begun", "_is_over", "_listener", "_size", "has_begun", "held", "is_lasting", "op")
+    __slots__ = ("_begun", "_is_over", "_listener", "_size", "has_begun", "held", "is_lasting", "is_run", "op")
 
     def __init__(self, listener: Listener, op: str, begun: ActivityBegun) -> None:
         self.op = op
+        self.is_run = begun.what in RUNS  # its client gets output and results, and not content
         self.has_begun = False
         self.is_lasting = False  # it goes on after its request
         self.held: dict[int, bytes] = {}  # channel → the beginning of a character
@@ -69,9 +70,9 @@ class Told:
         return self._begun.context
 
     @property
-    def is_run(self) -> bool:
-        """Whether what its client gets is output and results, and not content."""
-        return self._begun.what in RUNS
+    def tells_output(self) -> bool:
+        """Whether `output` is told, and not dropped."""
+        return self._listener.is_full and not self._is_over
 
     def begin(self, pid: int = 0) -> None:
         """Tell that it has begun, unless that was told."""
@@ -101,7 +102,7 @@ class Told:
 
     def output(self, data: bytes, channel: int = Channel.STDOUT) -> None:
         """Take some of its output: this is also that of a process whose output is kept."""
-        if self._listener.is_full and not self._is_over:
+        if self.tells_output:
             self._listener.put_output(self, data, channel)
 
     def finish(self, written_bytes: int = 0) -> None:
@@ -197,5 +198,5 @@ class Tap:
 
     def _tell(self, data: bytes | memoryview, channel: Channel) -> None:
         self.written_bytes += len(data)
-        if self._told.is_run:
+        if self._told.is_run and self._told.tells_output:
             self._told.output(data if isinstance(data, bytes) else bytes(data), channel)

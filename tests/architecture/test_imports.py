@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -294,6 +295,34 @@ def test_every_arrow_is_used() -> None:
     ]
     assert not idle, f"nobody uses {', '.join(sorted(idle))}"
     assert [key for key in ARROWS if key not in MODULES] == []
+
+
+def test_the_documentation_has_the_folders_in_the_order_of_the_arrows() -> None:
+    """docs/architecture.md: a folder imports only from rows above its own row."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition("The control plane, `controlplane/`:")[2].partition("The agent, ")[0]
+    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
+    places = {
+        "controlplane." + name.removeprefix("controlplane/").removesuffix(".py").replace("/", "."): place
+        for place, row in enumerate(rows)
+        for name in re.findall(r"`([\w/.]+)`", row)
+    }
+
+    def place_of(name: str) -> int | None:
+        parts = name.split(".")
+        ways = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
+        return next((places[way] for way in ways if way in places), None)
+
+    readers = {"controlplane.logs", "controlplane.settings"}  # which also read a noun of later rows, as the page says
+    wrong = [
+        f"{key} before {target}"
+        for key, targets in ARROWS.items()
+        if (own := place_of(key)) is not None and key not in readers
+        for target in targets
+        if (other := place_of(target)) is not None and other > own
+    ]
+    assert len(places) > 25
+    assert wrong == []
 
 
 def test_the_control_plane_knows_of_execd_only_the_wire() -> None:

@@ -72,7 +72,7 @@ async def test_uploads(room: Room) -> None:
     await room.page.keyboard.press("Escape")
 
 
-@pytest.mark.attack("console", "files have names with markup, line feeds and reversed text", "the names are text")
+@pytest.mark.attack("edge", "files have names with markup, line feeds and reversed text", "the names are text")
 async def test_names_are_text(room: Room) -> None:
     room.command(
         "mkdir -p /workspace/names && cd /workspace/names && touch '<img src=x onerror=owned()>' '<script>owned()<' "

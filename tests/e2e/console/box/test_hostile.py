@@ -25,7 +25,7 @@ fetch('/v1/sandboxes').then(() => said.push('fetch'), () => 0).then(() => {
 """
 
 
-@pytest.mark.attack("console", "an HTML result reaches for its parent, cookies and the API", "it reaches nothing")
+@pytest.mark.attack("edge", "an HTML result reaches for its parent, cookies and the API", "it reaches nothing")
 async def test_a_result_reaches_nothing(room: Room) -> None:
     await room.open("notebook")
     address = room.page.url
@@ -39,7 +39,7 @@ async def test_a_result_reaches_nothing(room: Room) -> None:
     room.tab.trouble.clear()  # what the policies of the frame have refused
 
 
-@pytest.mark.attack("console", "output has markup and escape sequences", "it is text with colours")
+@pytest.mark.attack("edge", "output has markup and escape sequences", "it is text with colours")
 async def test_output_is_text(room: Room) -> None:
     await room.open("notebook")
     await room.type_code(

@@ -192,7 +192,7 @@ async def test_the_cookie_opens_no_service(edge: Edge, person: httpx.AsyncClient
     own = page_headers(edge, Cookie=cookie)
     below = f"/v1/sandboxes/{SANDBOX_ID}"
     async with application(MIRROR) as port, httpx.AsyncClient(base_url=edge.url) as client:
-        moment, _ = edge.sign(port, int(time.time()) + 60)
+        moment, _ = edge.sign(port, int(time.time()) + 600)
         for path, status in (
             (f"{below}/proxy/44772/ping", 200),
             (f"{below}/proxy/18080/policy", 200),
@@ -219,7 +219,7 @@ async def test_no_service_sees_the_cookie(edge: Edge, person: httpx.AsyncClient)
     value = cookie.partition("=")[2]
     variants = (cookie, f"sandlot-console={value}", f"__Host-sandlot-console={value}", f"sandlot-console-1={value}")
     async with application(MIRROR) as port, httpx.AsyncClient(base_url=edge.url) as client:
-        moment, signature = edge.sign(port, int(time.time()) + 60)
+        moment, signature = edge.sign(port, int(time.time()) + 600)
         signed = f"/v1/sandboxes/{SANDBOX_ID}/signed/{port}/{moment}/{signature}/"
         for ours in variants:
             for sent, seen in (
@@ -234,7 +234,7 @@ async def test_no_service_sees_the_cookie(edge: Edge, person: httpx.AsyncClient)
                 assert headers.get("cookie") == seen, sent
                 assert value not in json.dumps(headers)
     async with chatting() as (port, _):
-        moment, signature = edge.sign(port, int(time.time()) + 60)
+        moment, signature = edge.sign(port, int(time.time()) + 600)
         url = f"ws://{edge.address}/v1/sandboxes/{SANDBOX_ID}/signed/{port}/{moment}/{signature}/chat"
         async with connect(url, additional_headers={"Cookie": f"{cookie}; b=2"}, proxy=None) as socket:
             await socket.send("who")

@@ -26,7 +26,7 @@ export class Watch {
   async follow(): Promise<void> {
     if (this.stream || this.isOff) return;
     this.problem = '';
-    // Without a window: the server counts only output against credit, and tells a slow reader what it misses.
+    // Without a window: the server tells a slow reader what it misses.
     const stream = this.client.open(
       { op: 'activity', after: this.activity.last },
       (message) => {

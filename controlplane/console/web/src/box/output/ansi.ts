@@ -39,7 +39,6 @@ export class Lines {
   dropped = 0;
   droppedChars = 0;
   chars = 0;
-  /** The smallest number of a line that has changed since `settled` was called; lines before it are final. */
   private style: Style | undefined;
   private rest = '';
   private column = -1; // where the next character overwrites the open line; -1: at its end

@@ -119,7 +119,10 @@ def own_key(settings: Settings) -> str:
     try:
         return credentials.read_api_key(state_dir)
     except FileNotFoundError:
-        raise ConfigError(f"there is no key in {state_dir} yet: the first `sandlot serve` makes one") from None
+        raise ConfigError(
+            f"there is no key in {state_dir} yet: the first `sandlot serve` makes one; for a server elsewhere, or with "
+            f"another state directory, set {KEY_VARIABLE} or give --key-file"
+        ) from None
     except PermissionError:
         raise ConfigError(f"{state_dir}/api-key belongs to the user who runs the server") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import resource
 import signal
 import socket
@@ -22,6 +21,7 @@ from controlplane.access.sign_ins import Links
 from controlplane.api.app import ApiSettings, Operator, make_app
 from controlplane.api.console.sign_in import link_url
 from controlplane.api.edge.auth import PAGES
+from controlplane.api.edge.origins import by_name
 from controlplane.api.server.schema import CheckView
 from controlplane.attack.report import Gate
 from controlplane.errors import ConfigError, SandlotError
@@ -233,8 +233,7 @@ def console_line(settings: Settings, server: Server, *, show_link: bool) -> str:
     """Return the line that leads a person to the console, with a link that signs in if a person reads the line."""
     if why_off := _why_no_console(settings):
         return f"Console: off; {why_off}"
-    # Names below localhost are the sandboxes' ports, so the console is best opened by that name itself.
-    local = re.sub(r"//(?:127\.[\d.]+|0\.0\.0\.0|\[::1?\])(?=:\d+$)", "//localhost", server.address)
+    local = by_name(server.address)
     if not show_link:
         return f"Console: {local}{PAGES}/; `sandlot console` prints a link that signs in"
     code, _ = server.links.make(server.first_key_id, FIRST_LINK_S)

@@ -17,6 +17,7 @@ from controlplane.api.edge.guard import caller_of, set_caller
 from controlplane.api.edge.notes import note
 from controlplane.api.edge.origins import (
     CONSOLE_HEADER,
+    by_name,
     cookie_name,
     has_console_header,
     is_own_page,
@@ -105,7 +106,7 @@ class SignInEndpoints:
         if caller.sign_in:
             raise Forbidden("a link needs the API key itself: who has signed in could prolong the sign-in by it")
         code, expires = self._access.links.make(caller.key_id)
-        url = link_url(own_origin(request.scope), code)
+        url = link_url(by_name(own_origin(request.scope)), code)
         return json_answer(LinkView(url, utc(expires)), 201, NO_STORE)
 
     def _expect_on(self) -> None:

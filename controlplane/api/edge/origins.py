@@ -27,6 +27,7 @@ _OUR_COOKIE = re.compile(rf"(?:__Host-)?{COOKIE}(?:-\d+)?", re.ASCII)
 # What the cookie opens below a sandbox's address: all but ports that are not ours, also by way of the agent's.
 _PORT_PATH = re.compile(r"/v1/sandboxes/[^/]+/(?:proxy/(?P<port>[^/]*)(?P<through>/proxy(?:/|$))?|signed(?:/|$))")
 _OUR_PORTS = frozenset({str(EXECD_PORT), str(EGRESS_PORT)})
+_LOOPBACK = re.compile(r"//(?:127\.[\d.]+|0\.0\.0\.0|\[::1?\])(?=:\d+$|$)", re.ASCII)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -45,6 +46,14 @@ def scheme_of(scope: Scope) -> str:
 def own_origin(scope: Scope) -> str:
     """Return the origin of the server's own pages, at the address by which the request came."""
     return f"{scheme_of(scope)}://{host_of(scope)}"
+
+
+def by_name(origin: str) -> str:
+    """Return an origin for people: at `localhost` instead of a loopback address of this machine.
+
+    Names below localhost are the sandboxes' ports, and a browser keeps one sign-in for each name of a server.
+    """
+    return _LOOPBACK.sub("//localhost", origin)
 
 
 def is_own_page(scope: Scope) -> bool:

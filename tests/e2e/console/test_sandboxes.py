@@ -40,6 +40,8 @@ async def test_make_find_renew_pause_and_delete_by_keyboard(person: Tab, server:
     await expect(dialog).to_have_count(0)
     await page.wait_for_url(re.compile("/console/sandboxes/[^/]+"))
     sandbox = page.url.rpartition("sandboxes/")[2].partition("/")[0]
+    await expect(page.get_by_role("heading", level=1)).to_contain_text("x" * 20)
+    await expect(page).to_have_title(re.compile("x" * 20))
 
     await page.goto(f"{server.address}/console/sandboxes")
     await page.get_by_role("searchbox").fill("team=keyboard")
@@ -211,7 +213,7 @@ async def test_hostile_names_are_text(person: Tab, crowd: Crowd, server: LiveSer
     await person.page.goto(f"{server.address}/console/sandboxes")
     await expect(person.page.get_by_role("row").nth(1)).to_contain_text(HOSTILE)
     assert await person.page.evaluate("document.querySelectorAll('img').length") == 0
-    assert await person.page.title() == "Sandlot"
+    assert await person.page.title() == "Sandboxes · Sandlot"
     assert person.trouble == []
 
 

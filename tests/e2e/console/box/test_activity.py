@@ -6,6 +6,13 @@ from playwright.async_api import Locator, expect
 
 from tests.e2e.console.box.conftest import Room
 
+ENDS_IN_SIGHT = """async (element) => {
+  const panel = element.closest(".detail");
+  const isAtEnd = () => panel.scrollTop + panel.clientHeight + 9 > panel.scrollHeight;
+  while (!isAtEnd()) await new Promise(requestAnimationFrame);
+  return true;
+}"""
+
 
 def row(room: Room, text: str) -> Locator:
     """The row of an operation."""
@@ -69,3 +76,16 @@ async def test_a_person_answers_the_agents_input(room: Room) -> None:
     await room.page.keyboard.insert_text("Grace")
     await room.page.keyboard.press("Enter")
     await expect(room.page.get_by_role("region", name="Output")).to_contain_text("hi Grace")
+
+
+async def test_much_output_leaves_the_command_whole_and_its_end_in_sight(room: Room) -> None:
+    await room.open("activity")
+    await expect(room.page.get_by_role("button", name="Run", exact=True)).to_be_enabled(timeout=60_000)
+    await room.page.get_by_label("Command or code to run").fill("seq 300; echo the-end-$((20 + 3)); sleep 600")
+    await room.page.keyboard.press("Enter")
+    output = room.page.get_by_role("region", name="Output")
+    await expect(output).to_contain_text("the-end-23")
+    whole = "element => element.clientHeight >= element.scrollHeight"
+    assert await room.page.get_by_role("region", name="What was run").evaluate(whole)
+    assert await output.evaluate(ENDS_IN_SIGHT)
+    await room.page.get_by_role("button", name="Interrupt").press("Enter")

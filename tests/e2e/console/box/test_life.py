@@ -70,6 +70,8 @@ async def test_an_ended_sandbox_and_one_that_never_was(room: Room) -> None:
     await expect(other.cell().get_by_role("button", name="Run")).to_be_enabled(timeout=60_000)
     other.request("DELETE")
     await expect(room.page.get_by_text("This sandbox has ended")).to_be_visible(timeout=30_000)
+    await expect(room.page.get_by_text("The sandbox is running")).to_have_count(0)
+    await expect(room.page.get_by_text("Time left")).to_have_count(0)
     await expect(other.cell().get_by_role("button", name="Run")).to_be_disabled()
     room.tab.trouble.clear()
     await Room(room.server, "0" * 8 + "-0000-4000-8000-" + "0" * 12, room.tab).open("notebook")

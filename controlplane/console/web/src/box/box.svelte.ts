@@ -73,7 +73,7 @@ export class Box {
       this.#take(answer.value);
     } else if (answer.error.status === 404 && this.sandbox) {
       // The record of an ended sandbox is kept only for a while; the page keeps what it has.
-      this.#take({ ...this.sandbox, status: { ...this.sandbox.status, state: 'Terminated' } });
+      this.#take({ ...this.sandbox, status: { state: 'Terminated' } });
     } else if (answer.error.status !== 0 || !this.sandbox) this.failure = answer.error;
   }
 

@@ -12,6 +12,10 @@ export interface ChartOptions {
   isDark: boolean;
 }
 
+const LEAST_S = 60; // that the axis of the times shows
+
+const clock = (at: number) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
+
 /** A line over time. */
 export class Chart {
   private readonly plot: uPlot;
@@ -28,8 +32,8 @@ export class Chart {
         height: 160,
         legend: { show: false },
         cursor: { drag: { x: false, y: false } },
-        scales: { x: { time: true }, y: { range: (_plot, _low, high) => [0, Math.max(options.most ?? 1, high)] } },
-        axes: [ends, { ...ends, size: 64, values: (_plot, values) => values.map(options.format) }],
+        scales: { x: { time: true, range: (_plot, low, high) => [Math.min(low, high - LEAST_S), high] }, y: { range: (_plot, _low, high) => [0, Math.max(options.most ?? 1, high)] } },
+        axes: [{ ...ends, space: 90, values: (_plot, values) => values.map(clock) }, { ...ends, size: 64, values: (_plot, values) => values.map(options.format) }],
         series: [{}, { label: options.label, stroke: line, fill, width: 2, points: { show: false } }],
       },
       [[], []],

@@ -68,7 +68,7 @@ async def test_the_log_and_the_audit_say_what_was_done(person: Tab, server: Live
     await expect(person.page.get_by_text("Nothing was logged yet.")).to_be_visible()
     await person.page.get_by_role("link", name="Audit").click()
     row = person.page.get_by_role("row").filter(has_text=sandbox).filter(has_text="sandbox.delete")
-    again = person.page.get_by_role("button", name="Try again")
+    again = person.page.get_by_role("button", name="Read again")
     while not await row.count():  # the audit log is written a little later
         await again.click()
         await expect(again).not_to_have_attribute("aria-busy", "true")

@@ -172,6 +172,7 @@ export const en = {
   operation: 'Operation',
   outcome: 'Outcome',
   noAudit: 'Nothing is recorded yet.',
+  refresh: 'Read again',
   older: 'Show older',
   // API
   apiTitle: 'API',

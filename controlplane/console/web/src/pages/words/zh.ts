@@ -168,6 +168,7 @@ export const zh: { [Key in keyof typeof en]: string } = {
   operation: '操作',
   outcome: '结果',
   noAudit: '还没有记录。',
+  refresh: '重新读取',
   older: '显示更早的',
   apiTitle: 'API',
   apiHint: '此服务器的接口规范，可以阅读，也可以用你的登录身份试用。',

@@ -100,7 +100,10 @@ async def download_tree(remote: Remote, path: str, target: str, report: Report, 
             for entry in entries:
                 names = parts_below(root, entry.path)
                 if entry.kind == "directory":
-                    tree.directory(names, entry.mode, entry.modified_at)
+                    try:
+                        tree.directory(names, entry.mode, entry.modified_at)
+                    except (NotADirectoryError, FileExistsError) as error:  # here, something else is in its place
+                        report.failures.append(f"{entry.path}: {error.strerror}")
                 elif entry.kind == "file" or (entry.kind == "symlink" and follow):
                     await begin(entry.path, _download_below(remote, entry, tree, names, report))
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,12 @@ from controlplane.errors import InvalidRequest, NotFound
 PAGE = 1000
 MAX_RECORD_BYTES = 256 << 20  # of a file
 
+# Fields by what they hold. A record is hostile, as what its sandbox has told.
+_TEXTS = frozenset(
+    {"op", "actor", "what", "text", "language", "context", "cwd", "path", "channel", "name", "value", "prompt", "code"}
+)
+_NUMBERS = frozenset({"seq", "at", "cut_bytes"})
+_OBJECTS = frozenset({"data", "receipt"})
 _TYPES = frozenset({"begun", "output", "result", "raised", "prompt", "ended", "failed", "state", "skipped"})
 
 
@@ -99,12 +106,13 @@ def read_lines(lines: Sequence[bytes], name: str) -> Record:
             continue
         try:
             entry = json.loads(line)
-            kind = entry["type"]
-        except (ValueError, TypeError, KeyError):
-            raise InvalidRequest(f"{name}:{number}: is no entry of an activity") from None
-        if kind == "record":
+        except (ValueError, RecursionError):
+            entry = None
+        if not _is_entry(entry):
+            raise InvalidRequest(f"{name}:{number}: is no entry of an activity")
+        if entry["type"] == "record":
             head = entry
-        elif kind in _TYPES and (kind != "begun" or "op" in entry):
+        elif entry["type"] in _TYPES:
             entries.append(entry)
     if not entries:
         raise InvalidRequest(f"{name}: has no entries of an activity (docs/activity.md)")
@@ -136,6 +144,8 @@ def activity(server: Server, sandbox_id: str) -> tuple[list[Json], str]:
         after = entries[-1]["seq"] if entries else 0
         page = server.ask("GET", sandbox_path(sandbox_id, f"/activity?after={after}&limit={PAGE}"))
         entries += page["entries"]
+        if not all(map(_is_entry, page["entries"])):
+            raise InvalidRequest(f"sandbox {sandbox_id[:64]} tells what is no entry of an activity")
         if not page["entries"] or page["entries"][-1]["seq"] >= page["last"]:
             return entries, str(page["keep"])
 
@@ -154,6 +164,21 @@ def ending(end: Json | None) -> str:
     if "size" in end:
         words.append(f"{end['size']} bytes")
     return ", ".join(words)
+
+
+def _is_entry(entry: object) -> bool:
+    """Return whether the fields of an entry, or of a record's first line, hold what they should."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
+        return False
+    if entry["type"] == "begun" and "op" not in entry:
+        return False
+    return all(_holds(name, value) for name, value in entry.items())
+
+
+def _holds(name: str, value: object) -> bool:
+    if name in _NUMBERS:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, str if name in _TEXTS else dict if name in _OBJECTS else object)
 
 
 def _record(entries: list[Json], image: str, keep: str) -> Record:

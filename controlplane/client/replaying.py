@@ -128,7 +128,7 @@ class Replay:
         """Wait for the end of a repetition, whose original ended here."""
         if each.task is None:
             return
-        lasted = float(end["at"]) - float(each.before.begun["at"])
+        lasted = _at(end) - _at(each.before.begun)
         if end["type"] == "failed" and end.get("code") in LEFT:
             await self._wait_until(each, min(lasted, LONGEST_WAIT_S))
             await self._leave(each)
@@ -312,7 +312,7 @@ class Replay:
         for one in reversed(self._all.values()):
             is_running = one.task is not None and not one.task.done()
             if one.before.what == "code" and is_running and one.before.begun.get("context") == begun.get("context"):
-                lasted = float(begun["at"]) - float(one.before.begun["at"])
+                lasted = _at(begun) - _at(one.before.begun)
                 await self._wait_until(one, min(lasted, LONGEST_WAIT_S))
                 await self._until_printed(one)
                 break
@@ -365,3 +365,7 @@ class Replay:
         if path == "/command":
             return await asyncio.to_thread(self._server.drain, url, body, timeout_s=self._patience_s)
         return await asyncio.to_thread(self._server.ask, "POST", url, body)
+
+
+def _at(entry: Json) -> float:
+    return float(entry.get("at", 0.0))

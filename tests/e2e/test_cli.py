@@ -297,6 +297,21 @@ def test_a_directory_goes_in_and_comes_back(sandlot: Commands, tmp_path: Path) -
     assert not (tmp_path / "back" / "copied" / "copied").exists()
 
 
+def test_what_is_in_the_way_stops_no_other_file(sandlot: Commands, tmp_path: Path) -> None:
+    """A link or a file in the place of a directory is left alone, and named."""
+    make = "mkdir -p /tmp/way/a /tmp/way/b && touch /tmp/way/a/lost /tmp/way/b/lost /tmp/way/z"
+    sandlot("exec", NAME, "--", "sh", "-c", make)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "back" / "b").write_text("mine")
+    done = sandlot("cp", f"{NAME}:/tmp/way/.", str(tmp_path / "back"), status=1)
+    assert done.stderr.decode().count("failed: ") == 4
+    assert (tmp_path / "back" / "z").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert (tmp_path / "back" / "b").read_text() == "mine"
+
+
 def test_links_are_followed_when_that_is_wanted(sandlot: Commands, tmp_path: Path) -> None:
     (tmp_path / "source" / "d").mkdir(parents=True)
     (tmp_path / "source" / "f").write_text("content")

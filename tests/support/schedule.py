@@ -24,6 +24,7 @@ GROUPS = {
     "contract/": "engine",
     "integration/server/test_doctor": "engine",
     "integration/server/test_images": "engine",
+    "integration/server/test_pages": "engine",
     # They measure times or memory, or use up what the machine has.
     "chaos/test_rounds": ALONE,
     "integration/api/ports/test_attacks": ALONE,

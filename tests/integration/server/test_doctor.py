@@ -24,11 +24,12 @@ def doctor(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([SANDLOT, "doctor", *flags], capture_output=True, text=True, timeout=100, check=False)
 
 
-def doctor_containers() -> str:
-    """Containers that a doctor has left."""
-    command = ["docker", "ps", "-a", "--format", '{{.Label "sandlot.instance"}}']
-    labels = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return " ".join(label for label in labels if label.startswith("doctor-"))
+def doctor_containers(paths: list[str]) -> list[str]:
+    """Containers that a doctor with these directories has left; other tests may have doctors too."""
+    command = ["docker", "ps", "-a", "--no-trunc", "--format", '{{.Label "sandlot.instance"}} {{.Mounts}}']
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    root = str(Path(paths[-1]).parent)
+    return [line for line in lines if line.startswith("doctor-") and root in line]
 
 
 def test_a_machine_that_can_run_sandboxes(paths: list[str]) -> None:
@@ -41,7 +42,7 @@ def test_a_machine_that_can_run_sandboxes(paths: list[str]) -> None:
     assert lines[len(checks) :], "something is said of the age"
     assert {check for _, check in lines[len(checks) :]} == {"age"}
     assert done.stdout.splitlines()[-1] == "all is well"
-    assert doctor_containers() == ""
+    assert doctor_containers(paths) == []
 
 
 def test_an_image_that_does_not_exist(paths: list[str]) -> None:
@@ -50,4 +51,4 @@ def test_an_image_that_does_not_exist(paths: list[str]) -> None:
     assert done.returncode == 1
     assert "no/such/image" in done.stdout
     assert "→ `make images`, or another [sandbox] image" in done.stdout
-    assert doctor_containers() == ""
+    assert doctor_containers(paths) == []

@@ -35,10 +35,13 @@ EMPTY = {
     'sandlot_sandbox_ends_total{reason=~"PROTOCOL_VIOLATION|AGENT_FAILED|CONTAINER_VANISHED"}': "no agent breaks",
 }
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="needs prometheus and promtool: apt-get install prometheus",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None or shutil.which("promtool") is None,
+        reason="needs prometheus and promtool: apt-get install prometheus",
+    ),
+    pytest.mark.timeout(600),  # the first one waits for a server, its work and several looks
+]
 
 
 # -- by promtool alone ----------------------------------------

@@ -15,6 +15,8 @@ from tests.deploy.reverse_proxy import DOMAIN, PROXIES, Proxied, behind, missing
 from tests.e2e.clients import Tour, is_refusal_known, make
 from tests.support.server.stream_client import JSON, StreamClient, output
 
+pytestmark = pytest.mark.timeout(600)  # servers start, and the SDK makes its tour
+
 PATIENCE_S = 60.0
 LARGE_BYTES = 100 << 20
 PIECE = hashlib.sha256(b"").digest() * (1 << 15)  # 1 MiB

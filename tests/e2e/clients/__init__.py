@@ -94,7 +94,7 @@ def make(tour: Tour, server: LiveServer) -> Outcome:
         env=server.sdk_environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-5000:]

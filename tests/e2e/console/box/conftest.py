@@ -48,6 +48,16 @@ class Room:
         with urllib.request.urlopen(request, timeout=60) as answer:
             answer.read()
 
+    def read(self, path: str) -> bytes:
+        """Return the content of a file, as an agent reads it."""
+        request = urllib.request.Request(
+            f"{self.server.address}/v1/sandboxes/{self.id}/proxy/44772/files/download?path={path}",
+            headers={"OPEN-SANDBOX-API-KEY": self.server.key},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content: bytes = answer.read()
+        return content
+
     def request(self, method: str, path: str = "", body: dict[str, Any] | None = None) -> Any:
         """Send a request about the sandbox with the server's key."""
         return self.server.request(method, f"/v1/sandboxes/{self.id}{path}", body)

@@ -44,10 +44,24 @@ export interface ScreenOptions {
   onResize: () => void;
 }
 
+/** Questions of programs, which xterm.js answers as if the answer had been typed. */
+const QUESTIONS = [
+  { final: 'c' },
+  { prefix: '>', final: 'c' },
+  { final: 'n' },
+  { prefix: '?', final: 'n' },
+  { intermediates: '$', final: 'p' },
+  { prefix: '?', intermediates: '$', final: 'p' },
+];
+/** OSC that set a colour, or ask for it with a question mark. */
+const COLORS = [4, 10, 11, 12];
+
 export class XtermScreen implements Screen {
   private readonly terminal: Terminal;
   private readonly fit = new FitAddon();
   private readonly observer: ResizeObserver;
+  /** What is being read was answered when it was new. */
+  private isReplay = false;
 
   constructor(element: HTMLElement, options: ScreenOptions) {
     this.terminal = new Terminal({
@@ -60,6 +74,7 @@ export class XtermScreen implements Screen {
       linkHandler: { activate: () => undefined }, // OSC 8: where a link of a program leads is hostile
     });
     this.terminal.loadAddon(this.fit);
+    this.answerOnce();
     this.terminal.open(element);
     this.terminal.textarea?.setAttribute('aria-label', options.label);
     this.terminal.onData(options.onInput);
@@ -73,7 +88,9 @@ export class XtermScreen implements Screen {
     this.fit.fit();
   }
 
-  write(text: string): Promise<void> {
+  write(text: string, isReplay: boolean): Promise<void> {
+    // xterm.js reads later, and calls back between the pieces.
+    this.terminal.write('', () => (this.isReplay = isReplay));
     return new Promise((resolve) => this.terminal.write(text, resolve));
   }
 
@@ -103,6 +120,15 @@ export class XtermScreen implements Screen {
   dispose(): void {
     this.observer.disconnect();
     this.terminal.dispose();
+  }
+
+  /** Give no answers to questions in kept output: nobody waits for them now, and a shell would take them for keys. */
+  private answerOnce(): void {
+    const { parser } = this.terminal;
+    for (const question of QUESTIONS) parser.registerCsiHandler(question, () => this.isReplay);
+    // Readline takes the answer to DECRQSS for a search, and programs go on without it.
+    parser.registerDcsHandler({ intermediates: '$', final: 'q' }, () => true);
+    for (const color of COLORS) parser.registerOscHandler(color, (data) => this.isReplay && data.includes('?'));
   }
 
   private key(event: KeyboardEvent, options: ScreenOptions): boolean {

@@ -2,13 +2,14 @@
 
 import type { StreamClient, Stream } from '../stream/client';
 import { CANCELLED, CONNECTION_LOST, type Ending } from '../stream/messages';
+import { textSize } from '../stream/sizes';
 
 export const TAKEN = 'ALREADY_CONNECTED';
 
 /** What shows a terminal. */
 export interface Screen {
-  /** Show output; the promise is kept when it has been taken. */
-  write(text: string): Promise<void>;
+  /** Show output; the promise is kept when it has been taken. `isReplay`: it was shown before, and is kept output. */
+  write(text: string, isReplay: boolean): Promise<void>;
   reset(): void;
   size(): { cols: number; rows: number };
 }
@@ -33,11 +34,18 @@ export class Session {
     this.state = 'attaching';
     this.failure = '';
     this.screen.reset();
+    let replay = 0; // bytes of kept output that are still to come
     const stream = this.client.open({ op: 'pty.attach', id: this.id, takeover }, (message) => {
       if (message.type === 'pty') {
         this.state = 'attached';
+        replay = (message.output_end ?? 0) - (message.output_start ?? 0);
         this.resize(true);
-      } else if (message.type === 'data') return this.screen.write(message.text ?? '');
+      } else if (message.type === 'data') {
+        const text = message.text ?? '';
+        const isReplay = replay > 0;
+        if (isReplay) replay -= sentSize(text);
+        return this.screen.write(text, isReplay);
+      }
       return undefined;
     });
     this.stream = stream;
@@ -45,12 +53,13 @@ export class Session {
     if (this.stream === stream) this.end(ending);
   }
 
+  /** Send what is typed. What comes before the terminal is attached waits in its stream. */
   input(text: string): void {
-    if (this.state === 'attached') this.stream?.send(text);
+    this.stream?.send(text);
   }
 
   inputBytes(binary: string): void {
-    if (this.state === 'attached') this.stream?.sendBase64(btoa(binary));
+    this.stream?.sendBase64(btoa(binary));
   }
 
   /** Tell the terminal the size of the screen. */
@@ -79,6 +88,11 @@ export class Session {
       this.failure = ending.message;
     }
   }
+}
+
+/** Return the least number of bytes that a text was in the terminal: a byte that was no UTF-8 has been replaced. */
+function sentSize(text: string): number {
+  return textSize(text.replaceAll('\ufffd', '?'));
 }
 
 /** The list of terminals. */

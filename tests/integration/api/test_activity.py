@@ -18,6 +18,7 @@ from controlplane.lifecycle.uses import LastUses
 from execd.wire.messages import SandboxClaim, SandboxClaimed
 from tests.support.agent.live_agent import ROOT, LiveAgent
 from tests.support.server.api_server import API_KEY, SANDBOX_ID, Edge, serving
+from tests.support.server.console import browser, signed_in
 from tests.support.server.stream_client import JSON, MSGPACK, StreamClient, streaming
 
 KEY = {"OPEN-SANDBOX-API-KEY": API_KEY}
@@ -374,6 +375,20 @@ async def test_readers_of_ranges_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     told = answer.json()
     assert sum(each["bytes"] for each in told["entries"] if each["type"] == "output") == 24_000_000
     assert [each["seq"] for each in told["entries"]][-1] == told["last"]
+
+
+async def test_a_person_at_the_console_is_named_as_one(edge: Edge) -> None:
+    """By the cookie of a browser: over the native stream and over HTTP."""
+    async with browser(edge) as person:
+        headers = {"Cookie": await signed_in(person), "Origin": edge.url}
+        url = f"ws://{edge.address}/v1/sandboxes/{SANDBOX_ID}/stream"
+        async with streaming(url, headers=headers) as client:
+            await client.hello()
+            await client.ask("command", command="echo by-stream")
+        path = f"/v1/sandboxes/{SANDBOX_ID}/proxy/44772/command"
+        assert (await person.post(path, json={"command": "echo by-http"})).status_code == 200
+    told = [(each["text"], each["actor"]) for each in await entries(edge, 1) if each["type"] == "begun"]
+    assert told == [("echo by-stream", "console key-1"), ("echo by-http", "console key-1")]
 
 
 async def test_bad_queries_are_refused(edge: Edge) -> None:

@@ -57,6 +57,7 @@ async def test_a_person_steps_in(room: Room) -> None:
     await room.page.keyboard.insert_text("echo by-hand; sleep 600")
     await room.page.keyboard.press("Enter")
     await expect(room.page.get_by_role("region", name="Output")).to_have_text("by-hand")
+    await expect(room.page.get_by_text("by console ")).to_be_visible()
     await room.page.get_by_role("button", name="Interrupt").press("Enter")
     await expect(row(room, "by-hand")).not_to_contain_text("running")
     await room.page.get_by_role("button", name="Run again").press("Enter")

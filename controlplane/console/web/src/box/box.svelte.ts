@@ -35,7 +35,10 @@ export class Box {
       },
     });
     this.notebook = new Notebook(this.client);
-    this.watch = new Watch(this.client);
+    this.watch = new Watch(this.client, async () => {
+      const answer = await call<{ keep: string }>('GET', `${this.path}/activity?limit=1`);
+      return answer.ok ? answer.value.keep : '';
+    });
     this.usage = new Usage(this.agent('/metrics/watch'));
     this.#leave = events.listen((event) => {
       if (event.type === 'hello' || event.type === 'skipped') void this.refresh();

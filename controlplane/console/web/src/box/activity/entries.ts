@@ -1,6 +1,6 @@
 /** The entries of a sandbox's activity, as `GET /v1/sandboxes/{id}/activity` and the native stream tell them. */
 
-import type { Frame, Receipt } from '../stream/messages';
+import type { Frame, Receipt, Said } from '../stream/messages';
 
 export interface Entry {
   seq: number;
@@ -48,6 +48,14 @@ export function entryOf(value: unknown): Entry | null {
   const entry = value as Entry | null;
   const isEntry = typeof entry === 'object' && entry !== null && typeof entry.type === 'string';
   return isEntry && TYPES.has(entry.type) ? entry : null;
+}
+
+/** Return what an operation's own stream says of its output as an entry, which has no number; null for all else. */
+export function heardOf(op: string, said: Said): Entry | null {
+  const base = { seq: 0, at: Date.now() / 1000, op };
+  if (said.type === 'data') return { ...base, type: 'output', channel: said.channel ?? 'stdout', text: said.text ?? '' };
+  if (said.type === 'result') return { ...said, ...base, type: 'result' };
+  return null;
 }
 
 const TYPES = new Set<string>([

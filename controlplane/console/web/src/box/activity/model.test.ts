@@ -123,3 +123,27 @@ describe('bounds', () => {
 describe('entries of other servers', () => {
   it.each([null, 3, 'x', {}, { type: 'later' }, { type: 4 }])('%j is none', (value) => expect(entryOf(value)).toBeNull());
 });
+
+describe('what a run of this page says itself', () => {
+  const heard = (text: string): Entry => ({ seq: 0, at: 1, type: 'output', op: 'a', channel: 'stdout', text });
+  const begun = (): Entry => entry('begun', { op: 'a', actor: 'console me', what: 'command', text: 'ls' });
+  const outcome = (): Entry => entry('ended', { op: 'a', receipt: { cause: 'ok' } as any });
+
+  it.each(['first', 'between', 'last'])('belongs to its operation if it comes %s', (place) => {
+    const activity = took();
+    if (place === 'first') activity.hear(heard('x'));
+    activity.take(begun());
+    if (place === 'between') activity.hear(heard('x'));
+    activity.take(outcome());
+    if (place === 'last') activity.hear(heard('x'));
+    expect(activity.items).toHaveLength(1);
+    expect(activity.items[0]).toMatchObject({ what: 'command', actor: 'console me', outcome: 'ok' });
+    expect(activity.items[0]!.outputs!.list).toHaveLength(1);
+  });
+
+  it('leaves a question open', () => {
+    const activity = took(begun(), entry('prompt', { op: 'a', prompt: 'who?' }));
+    activity.hear(heard('x'));
+    expect(activity.items[0]!.prompt).toMatchObject({ text: 'who?' });
+  });
+});

@@ -110,9 +110,19 @@ export class Activity {
       return;
     }
     // The beginning may have left the sandbox's memory before this page came.
-    const item = this.open.get(id) ?? this.add(new Item(id || `e${entry.seq}`, 'operation', entry.seq, entry.at));
-    if (id) this.open.set(id, item);
+    const item = this.open.get(id) ?? this.expect(id, entry);
     this.change(item, entry);
+    this.trim();
+  }
+
+  /** Take output of an operation that its own stream has told, where the sandbox keeps none. */
+  hear(entry: Entry): void {
+    const id = entry.op ?? '';
+    const known = this.open.get(id) ?? this.items.findLast((item) => item.id === id);
+    const item = known ?? this.expect(id, entry);
+    const { prompt } = item;
+    this.change(item, entry);
+    item.prompt = prompt; // it is told elsewhere, and may be newer than this output
     this.trim();
   }
 
@@ -131,7 +141,7 @@ export class Activity {
   // -- inside
 
   private begin(id: string, entry: Entry): void {
-    const item = this.add(new Item(id || `e${entry.seq}`, 'operation', entry.seq, entry.at));
+    const item = this.open.get(id) ?? this.expect(id, entry); // it may have been heard of before
     item.actor = entry.actor ?? '';
     item.what = entry.what ?? '';
     item.text = entry.text ?? '';
@@ -143,9 +153,15 @@ export class Activity {
     item.pid = entry.pid ?? 0;
     item.isBackground = entry.background ?? false;
     this.count(item, item.text.length);
-    if (id) this.open.set(id, item);
     if (item.actor && !this.actors.includes(item.actor)) this.actors = [...this.actors, item.actor].sort();
     this.trim();
+  }
+
+  /** Add the item of an operation that goes on. */
+  private expect(id: string, entry: Entry): Item {
+    const item = this.add(new Item(id || `e${entry.seq}`, 'operation', entry.seq, entry.at));
+    if (id) this.open.set(id, item);
+    return item;
   }
 
   private change(item: Item, entry: Entry): void {

@@ -1,9 +1,9 @@
 /** The activity of a sandbox as it happens, and what a person does about it. */
 
 import type { StreamClient, Stream } from '../stream/client';
-import { CANCELLED, CONNECTION_LOST, type Operation } from '../stream/messages';
+import { CANCELLED, CONNECTION_LOST, type Operation, type Said } from '../stream/messages';
 import { nextFrame } from '../stream/pace';
-import { entryOf } from './entries';
+import { entryOf, heardOf } from './entries';
 import { Activity, type Item } from './model';
 
 /** How long a command of this page goes on without the page, in s. */
@@ -16,11 +16,16 @@ export class Watch {
   problem = $state('');
   /** The server or the agent keeps no activity. */
   isOff = $state(false);
+  /** What the sandbox keeps; "" while that is not known. Where it is an outline, there is no output of others. */
+  keep = $state('');
   readonly activity = new Activity();
   private stream: Stream | undefined;
   private isPainting = false;
 
-  constructor(private readonly client: Pick<StreamClient, 'open' | 'ask'>) {}
+  constructor(
+    private readonly client: Pick<StreamClient, 'open' | 'ask'>,
+    private readonly askKeep: () => Promise<string>,
+  ) {}
 
   /** Follow the activity, after what is known of it already. */
   async follow(): Promise<void> {
@@ -39,6 +44,7 @@ export class Watch {
     );
     this.stream = stream;
     this.isLive = true;
+    void this.learn();
     const ending = await stream.ended;
     if (this.stream === stream) this.stream = undefined;
     this.isLive = false;
@@ -75,17 +81,36 @@ export class Watch {
   }
 
   async answer(item: Item, text: string | null): Promise<void> {
+    const { prompt } = item;
     await this.attempt({ op: 'input', context: item.context, text });
+    if (item.prompt !== prompt || this.problem) return;
+    item.prompt = undefined; // an outline has no output that would tell
+    void this.paint();
   }
 
   // -- inside
 
-  /** Open a run. Nothing is shown of what it says: the activity tells it, as it tells everybody's. */
+  /** Open a run. What it says is shown only if the activity does not tell it, as it tells everybody's. */
   private async start(operation: Operation): Promise<void> {
     this.problem = '';
-    const ending = await this.client.open(operation, () => undefined).ended;
+    await this.learn();
+    const stream: Stream = this.client.open(operation, (message) => this.hear(stream, message));
+    const ending = await stream.ended;
     if (ending.type === 'failed' && ending.code !== CANCELLED && ending.code !== CONNECTION_LOST)
       this.problem = ending.message;
+  }
+
+  private async learn(): Promise<void> {
+    this.keep ||= await this.askKeep();
+    this.isOff ||= this.keep === 'off';
+  }
+
+  private hear(stream: Stream, message: Said): Promise<void> | undefined {
+    const entry = this.keep === 'outline' ? heardOf(stream.runId, message) : null;
+    if (!entry) return undefined;
+    this.activity.hear(entry);
+    void this.paint();
+    return nextFrame(); // a flood is read as fast as it is shown
   }
 
   private async attempt(operation: Operation): Promise<void> {

@@ -48,7 +48,7 @@ WATCH = "() => { window.asked = []; window.open = window.confirm = (text) => { w
 
 
 @pytest.mark.attack(
-    "console", "a program asks the terminal for its title, its clipboard and a link", "the page and the shell get none"
+    "edge", "A program asks the terminal for its title, its clipboard and a link", "The page and the shell get none"
 )
 async def test_what_programs_try_with_a_terminal(room: Room) -> None:
     await opened(room)
@@ -67,9 +67,7 @@ async def test_what_programs_try_with_a_terminal(room: Room) -> None:
     assert len(room.tab.context.pages) == 1
 
 
-@pytest.mark.attack(
-    "console", "kept output asks the terminal what it is whenever it is shown", "the answer is typed once"
-)
+@pytest.mark.attack("edge", "Kept output asks the terminal what it is whenever it is shown", "The answer is typed once")
 async def test_a_question_is_answered_once(room: Room) -> None:
     await opened(room)
     ask = r"stty -echo -icanon; printf '\e[c\e[5n\e]10;?\a\e[>c'; cat > /tmp/answers"

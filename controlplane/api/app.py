@@ -92,7 +92,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operator(Discreet, msgspec.Struct, frozen=True, kw_only=True):
-    """What those who look after the server see of it."""
+    """The parts of a server that the operations for its operators show."""
 
     bus: Bus
     pools: Callable[[], Sequence[PoolNews]]  # the states of the warm pools

@@ -67,7 +67,7 @@ _ALWAYS = {
 
 
 class Welcome(msgspec.Struct, frozen=True):
-    """What `/` says to a program."""
+    """The answer of `/` to a program: where things are."""
 
     name: str
     version: str

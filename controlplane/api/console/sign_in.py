@@ -34,14 +34,14 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 class SignInRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What signs in: an API key, or the code of a link. One of them."""
+    """Either an API key, or the code of a link."""
 
     key: str = ""
     code: str = ""
 
 
 class SignInView(msgspec.Struct, frozen=True):
-    """Who has signed in: the name of the key, its owner and its scopes, and when the sign-in or the key ends."""
+    """A sign-in or an API key: the name of the key, its owner and scopes, and when the sign-in or the key ends."""
 
     name: str
     owner: str
@@ -57,10 +57,10 @@ class LinkView(msgspec.Struct, frozen=True):
 
 
 class SignInEndpoints:
-    """The endpoints. The answer to a page of another origin is a refusal, whatever it sends."""
+    """The endpoints of sign-ins and links. A page of another origin is refused, whatever it sends."""
 
     def __init__(self, access: AccessControl, *, why_off: str = "") -> None:
-        """Serve them, or say *why_off* the console is off."""
+        """Serve the endpoints; *why_off* is the reason why the console is off, or ""."""
         self._access = access
         self._why_off = why_off
 
@@ -117,7 +117,7 @@ class SignInEndpoints:
         return self._access.keys.find_text(sent.key) if sent.key else self._access.links.redeem(sent.code)
 
     def _end_those_of(self, request: Request) -> None:
-        """End what the browser's cookie stood for until now: nobody can end it after that."""
+        """End the sign-ins of the cookies that the request has: a new cookie is about to replace them."""
         for token in tokens_of(request.scope):
             if (before := self._access.sign_ins.caller(token)) is not None:
                 self._access.sign_ins.end(before.sign_in)

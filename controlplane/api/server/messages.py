@@ -34,7 +34,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Skipped(msgspec.Struct, frozen=True, omit_defaults=True, tag="skipped"):
-    """A gap: the client was too slow, or away for too long. Without `count`, nobody knows how many are missing."""
+    """A gap: the client was too slow, or away for too long. Without `count`, the number of missing ones is unknown."""
 
     count: int | None = None
 

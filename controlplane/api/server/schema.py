@@ -10,7 +10,7 @@ from controlplane.lifecycle.events.news import PoolNews
 
 
 class AddressView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is reached. Fields that the settings leave empty are empty."""
+    """The addresses of the server. A field that the settings leave empty is empty."""
 
     public_address: str  # host[:port] of endpoints; empty: as the client called the server
     port_domain: str  # host[:port] below which ports have host names; empty: localhost alone
@@ -36,14 +36,14 @@ class EngineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiskView(msgspec.Struct, frozen=True):
-    """What is left on the engine's disk. `free_files` is null where the file system has no bound."""
+    """The free space of the engine's disk. `free_files` is null where the file system has no bound."""
 
     free_bytes: int
     free_files: int | None
 
 
 class LimitsView(msgspec.Struct, frozen=True, kw_only=True):
-    """What sandboxes may have. 0 is no limit."""
+    """The limits of sandboxes. 0 is no limit."""
 
     max_sandboxes: int
     cpus: float  # of a sandbox that asks for none; so are the next three
@@ -117,7 +117,7 @@ class VolumeList(msgspec.Struct, frozen=True):
 
 
 class CheckView(msgspec.Struct, frozen=True, kw_only=True):
-    """One check of this machine. `cure` says what to do; `is_advice` marks what may be well in spite of it."""
+    """One check of this machine. `cure` says what to do; a check with `is_advice` may fail on a machine that works."""
 
     name: str
     ok: bool

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import structlog
 
@@ -42,6 +42,40 @@ class Slots:
         finally:
             patience.cancel()
             give_back()
+
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """A costly question that any number may ask at once. It is asked by one after the other.
+
+    Who has waited for that takes the answer to a question that was asked meanwhile, or its error: no answer is older
+    than its question.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self._ask = ask
+        self._asking = asyncio.Lock()
+        self._asked = self._answered = 0  # numbers of questions
+        self._answer: T | Exception | None = None
+
+    async def ask(self) -> T:
+        """Return the answer. Raises what the question raises."""
+        before = self._asked
+        async with self._asking:
+            if self._answered <= before:
+                self._asked += 1
+                number = self._asked
+                try:
+                    self._answer = await self._ask()
+                except Exception as error:  # noqa: BLE001 - it is raised below, for all who share it
+                    self._answer = error
+                self._answered = number
+            answer = self._answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[return-value]
 
 
 class Background:

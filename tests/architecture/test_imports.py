@@ -179,7 +179,7 @@ ARROWS: dict[str, set[str]] = {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.api.lifecycle", "controlplane.api.runs"),
         *("controlplane.errors", "controlplane.images", "controlplane.lifecycle", "controlplane.logs"),
         *("controlplane.runtime.driver", "controlplane.sandbox"),
-        *("controlplane.settings", "controlplane.turns", "msgspec", "starlette", "structlog"),
+        *("controlplane.settings", "controlplane.tasks", "controlplane.turns", "msgspec", "starlette", "structlog"),
     },
     "controlplane.api.egress": {
         *("controlplane.access.scopes", "controlplane.api.edge", "controlplane.lifecycle", "controlplane.sandbox"),

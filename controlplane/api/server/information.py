@@ -27,6 +27,7 @@ from controlplane.lifecycle.events.news import PoolNews
 from controlplane.runtime.driver import Driver, EngineInfo
 from controlplane.settings.differences import differences
 from controlplane.settings.sections import Settings
+from controlplane.tasks import Shared
 
 if TYPE_CHECKING:
     from controlplane.lifecycle.sandboxes import Sandboxes
@@ -60,6 +61,8 @@ class Information:
         self._why_not_ready = why_not_ready
         self._pools = pools
         self._started_at = datetime.now(UTC)
+        self._described = Shared(self._describe)
+        self._room = Shared(driver.disk_room)
 
     async def read(self, request: Request) -> Response:
         """Return what the server is: its release, engine, pools, disk and limits; for administrators its settings."""
@@ -87,15 +90,18 @@ class Information:
             return None
         try:
             async with asyncio.timeout(ENGINE_PATIENCE_S):
-                return await self._driver.describe()
+                return await self._described.ask()
         except (RuntimeFailure, TimeoutError):
             return None
+
+    async def _describe(self) -> EngineInfo:
+        return await self._driver.describe()
 
     async def _disk(self, info: EngineInfo | None) -> DiskView | None:
         if info is None:
             return None
         try:
-            room = await self._driver.disk_room()
+            room = await self._room.ask()
         except RuntimeFailure:
             return None
         return None if room is None else DiskView(room.free_bytes, room.free_files)

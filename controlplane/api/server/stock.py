@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from controlplane.lifecycle.snapshots import REPOSITORY as SNAPSHOTS
 from controlplane.runtime.driver import Driver
 from controlplane.sandbox import ADMIN_OWNER, Sandbox, VolumeKind, has_ended
 from controlplane.settings.sections import Settings
+from controlplane.tasks import Shared
 
 if TYPE_CHECKING:
     from controlplane.lifecycle.sandboxes import Sandboxes
@@ -46,6 +48,7 @@ class Images:
         self._driver = driver
         self._sandboxes = sandboxes
         self._bus = bus
+        self._all = Shared(driver.images.list)  # an engine takes a second for a few dozen
 
     async def list(self, _: Request) -> Response:
         """List the images of the engine from which sandboxes can start, by name."""
@@ -63,7 +66,7 @@ class Images:
                 sandboxes=used[name],
                 pooled=name in pooled,
             )
-            for image in await self._driver.images.list()
+            for image in await self._all.ask()
             for name in image.names
             if not name.startswith(_NO_STOCK)
         ]
@@ -115,7 +118,8 @@ class Volumes:
     def __init__(self, driver: Driver, sandboxes: Sandboxes) -> None:
         self._driver = driver
         self._sandboxes = sandboxes
-        self._measuring = asyncio.Lock()  # one after the other: each reads directories
+        self._all = Shared(driver.volumes.list)
+        self._measured = Shared(partial(driver.volumes.list, measure=True))  # each reads directories
 
     async def list(self, request: Request) -> Response:
         """List the named volumes that the caller sees, by name.
@@ -123,11 +127,8 @@ class Volumes:
         With `sizes`, the volumes are measured, which takes a second for each 300,000 files.
         """
         caller = caller_of(request.scope)
-        if flag(request, "sizes", code="request.invalid"):
-            async with self._measuring:
-                found = await self._driver.volumes.list(measure=True)
-        else:
-            found = await self._driver.volumes.list()
+        is_measured = flag(request, "sizes", code="request.invalid")
+        found = await (self._measured if is_measured else self._all).ask()
         items = [
             VolumeView(
                 name=volume.name,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from controlplane.tasks import Background, Slots
+from controlplane.tasks import Background, Shared, Slots
 from tests.support.virtual_time import virtual_time
 
 
@@ -151,3 +151,44 @@ def test_work_that_hangs_keeps_its_slot_only_so_long() -> None:
         gates[2].set()
         loop.settle()
         assert all(task.done() for task in tasks)
+
+
+async def test_who_waits_shares_an_answer_that_is_not_older() -> None:
+    """Of a hundred, the first asks, then one for all others; who comes later asks anew."""
+    asked = 0
+    going_on = asyncio.Event()
+
+    async def question() -> int:
+        nonlocal asked
+        asked += 1
+        mine = asked
+        await going_on.wait()
+        return mine
+
+    shared = Shared(question)
+    many = [asyncio.ensure_future(shared.ask()) for _ in range(100)]
+    await asyncio.sleep(0)
+    going_on.set()
+    assert await asyncio.gather(*many) == [1] + [2] * 99
+    assert await shared.ask() == 3
+
+
+async def test_an_error_is_shared_and_a_cancelled_question_is_asked_again() -> None:
+    answers: list[object] = [OSError("no"), "yes"]
+    going_on = asyncio.Event()
+
+    async def question() -> object:
+        await going_on.wait()
+        if isinstance(answer := answers.pop(0), OSError):
+            raise answer
+        return answer
+
+    shared = Shared(question)
+    gone, *others = [asyncio.ensure_future(shared.ask()) for _ in range(4)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    going_on.set()
+    told = await asyncio.gather(*others, return_exceptions=True)
+    assert [type(each) for each in told] == [OSError] * 3
+    assert await shared.ask() == "yes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from controlplane.api.server import stock
 from controlplane.sandbox import Volume
-from tests.support.server.application import World
+from tests.support.server.application import World, served
 from tests.support.server.control_plane import IMAGE, a_request, until
 
 LATEST = f"{IMAGE}:latest"
@@ -37,6 +38,46 @@ async def test_images_and_who_needs_them(world: World) -> None:
     ours, pooled = found["sandlot/python:latest"], found[LATEST]
     assert (ours["is_ours"], ours["sandboxes"], ours["pooled"]) == (True, 0, False)
     assert (pooled["is_ours"], pooled["sandboxes"], pooled["pooled"]) == (False, 1, True)
+
+
+@pytest.mark.attack(
+    "resources",
+    "A key with the scope read asks for the lists of images and volumes, and for the server, a hundred times at once",
+    "The engine is asked by one after the other, whose answers the others share",
+)
+@pytest.mark.parametrize(
+    ("path", "part", "name"),
+    [
+        ("/images", "images", "list"),
+        ("/volumes", "volumes", "list"),
+        ("/volumes?sizes=true", "volumes", "list"),
+        ("/server", "", "describe"),
+    ],
+)
+async def test_a_flood_of_questions_is_one_for_the_engine(
+    world: World, monkeypatch: pytest.MonkeyPatch, path: str, part: str, name: str
+) -> None:
+    """The engine may take seconds, and starts no container meanwhile."""
+    place: Any = getattr(world.plane.driver, part) if part else world.plane.driver
+    ask = getattr(type(place), name)
+    asked = at_once = most = 0
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal asked, at_once, most
+        asked += 1
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.05)
+        at_once -= 1
+        return await ask(*arguments, **options)
+
+    monkeypatch.setattr(type(place), name, counted)
+    async with served(world.plane) as address, httpx.AsyncClient(base_url=f"http://{address}/v1") as client:
+        client.headers["OPEN-SANDBOX-API-KEY"] = world.admin
+        answers = await asyncio.gather(*(client.get(path) for _ in range(60)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == 1
+    assert asked < 30
 
 
 async def test_languages_are_those_of_the_image_folders(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

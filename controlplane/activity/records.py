@@ -17,6 +17,8 @@ from typing import Annotated, Any, BinaryIO
 import msgspec
 import structlog
 
+from controlplane.tasks import Shared
+
 log = structlog.get_logger()
 
 FOLDER, SUFFIX = "activities", ".jsonl"
@@ -49,6 +51,7 @@ class Records:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._writing = asyncio.Lock()
+        self._listing = Shared(lambda: asyncio.to_thread(self._heads))  # each opens every file
 
     async def write(self, head: RecordView, entries: Sequence[Any]) -> None:
         """Keep a record, in place of an earlier one of the same sandbox. A failure goes to the log."""
@@ -67,7 +70,7 @@ class Records:
 
     async def heads(self) -> list[RecordView]:
         """Return what the first lines of all records say, the newest first."""
-        return await asyncio.to_thread(self._heads)
+        return await self._listing.ask()
 
     # -- in a thread
 

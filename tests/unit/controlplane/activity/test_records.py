@@ -104,6 +104,28 @@ async def test_the_size_of_all_records_is_bounded(tmp_path: Path) -> None:
     assert {each.sandbox for each in await records.heads()} == {"d"}
 
 
+@pytest.mark.attack(
+    "resources",
+    "The list of records is asked for a hundred times at once",
+    "The files are read by one after the other, and what was read is shared",
+)
+async def test_a_flood_of_lists_reads_the_files_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records(tmp_path, 100, 1 << 20)
+    await records.write(head("a"), ["x"])
+    opened_files = 0
+    really = folder._open
+
+    def counted(path: Path) -> Any:
+        nonlocal opened_files
+        opened_files += 1
+        return really(path)
+
+    monkeypatch.setattr(folder, "_open", counted)
+    found = await asyncio.gather(*(records.heads() for _ in range(100)))
+    assert {tuple(each.sandbox for each in heads) for heads in found} == {("a",)}
+    assert opened_files == 2
+
+
 async def test_one_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end is kept."""
     monkeypatch.setattr(folder, "MAX_RECORD_BYTES", 2060)

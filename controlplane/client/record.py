@@ -68,10 +68,11 @@ class Operation:
     @property
     def title(self) -> str:
         """The operation in one line, hostile as its text is."""
-        text = str(self.begun.get("text") or self.begun.get("path") or self.begun.get("context") or "")
+        known = (self.begun.get(name) for name in ("text", "path", "context", "port"))
+        text = str(next(filter(None, known), ""))
         first, _, rest = text.strip().partition("\n")
         language = f" ({self.begun['language']})" if self.what == "code" and self.begun.get("language") else ""
-        return f"{self.what}{language}: {first}{' …' if rest else ''}"
+        return f"{self.what}{language}{': ' if first else ''}{first}{' …' if rest else ''}"
 
 
 def operations(entries: Iterable[Json]) -> dict[str, Operation]:

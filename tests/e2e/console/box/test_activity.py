@@ -89,4 +89,5 @@ async def test_much_output_leaves_the_command_whole_and_its_end_in_sight(room: R
     whole = "element => element.clientHeight >= element.scrollHeight"
     assert await room.page.get_by_role("region", name="What was run").evaluate(whole)
     assert await output.evaluate(ENDS_IN_SIGHT)
+    await expect(room.page.get_by_role("button", name="Interrupt")).to_be_in_viewport(ratio=1)
     await room.page.get_by_role("button", name="Interrupt").press("Enter")

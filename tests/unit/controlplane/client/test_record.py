@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.client.record import operations, read_lines
+from controlplane.client.record import Operation, operations, read_lines
 from controlplane.errors import InvalidRequest
 
 BEGUN = {"type": "begun", "op": "1", "what": "command", "text": "echo"}
@@ -53,3 +53,17 @@ def test_fields_that_nobody_knows_are_no_error() -> None:
     """They are of a later release, as are types."""
     record = read_lines([json.dumps(each).encode() for each in (BEGUN | {"new": []}, {"type": "new"})], "record")
     assert list(operations(record.entries)) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "title"),
+    [
+        ({"what": "command", "text": "ls\npwd"}, "command: ls …"),
+        ({"what": "code", "text": "1", "language": "python"}, "code (python): 1"),
+        ({"what": "file.write", "path": "/a"}, "file.write: /a"),
+        ({"what": "port", "port": 8000}, "port: 8000"),
+        ({"what": "input"}, "input"),
+    ],
+)
+def test_an_operation_in_one_line(begun: dict[str, Any], title: str) -> None:
+    assert Operation({"type": "begun", "seq": 1, "op": "a", **begun}).title == title

@@ -95,6 +95,10 @@ class Activities:
             raise
         return watcher
 
+    def is_watched(self, sandbox_id: str) -> bool:
+        """Return whether a client watches the activity of a sandbox."""
+        return self._watchers.get(sandbox_id, 0) > 0
+
     async def note(self, sandbox_id: str, state: str, reason: str = "") -> bool:
         """Have a sandbox enter a state that its agent cannot know. Return whether the agent answers. Never raises."""
         link = self._directory.get(sandbox_id)

@@ -38,10 +38,12 @@ class Keeping:
         await self._activities.note(sandbox_id, "resumed")
 
     async def before_end(self, sandbox: Sandbox) -> None:
-        """Note that a sandbox ends, and keep its record, if its agent answers. Never raises."""
+        """Note the end of a sandbox and keep its record, if there are readers and its agent answers. Never raises."""
         if sandbox.id in self._still:
             self._still.discard(sandbox.id)
-        elif await self._activities.note(sandbox.id, "ending", sandbox.reason):
+            return
+        is_read = self.records is not None or self._activities.is_watched(sandbox.id)
+        if is_read and await self._activities.note(sandbox.id, "ending", sandbox.reason):
             await self._keep(sandbox)
 
     async def _keep(self, sandbox: Sandbox) -> None:

@@ -148,7 +148,10 @@ class Told:
     def __init__(self) -> None:
         self.notes: list[tuple[str, str]] = []
         self.answers = True
-        self.breaks = False
+        self.breaks = self.watched = False
+
+    def is_watched(self, _sandbox_id: str) -> bool:
+        return self.watched
 
     async def note(self, _sandbox_id: str, state: str, reason: str = "") -> bool:
         if self.answers:
@@ -201,8 +204,11 @@ async def test_an_agent_that_is_gone_leaves_none(tmp_path: Path, *, answers: boo
 
 
 async def test_without_the_setting_nothing_is_read() -> None:
-    """The states are noted all the same."""
+    """And no end waits for an agent whose last word nobody reads. Watchers hear of it."""
     told = Told()
     told.breaks = True
+    await Keeping(told, None).before_end(a_record(State.STOPPING, reason="DELETED"))  # type: ignore[arg-type]
+    assert told.notes == []
+    told.watched = True
     await Keeping(told, None).before_end(a_record(State.STOPPING, reason="IDLE"))  # type: ignore[arg-type]
     assert told.notes == [("ending", "IDLE")]

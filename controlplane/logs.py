@@ -28,6 +28,7 @@ _SECRETS = re.compile(
     r"|(?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]{8,}"
     r"|(?P<name>\b(?:ticket|token|password|secret|api[_-]?key|signature)['\"]?\s*[=:]\s*['\"]?)[\w.~+/=-]{8,}"
     r"|(?P<path>/signed/)[^\s'\"]+"
+    r"|(?<=://)[^\s'\"/@:]*:[^\s'\"/@]+(?=@)"  # the name and the password in a URL
     r"|(?P<host>\b\d{1,5}-)[0-9a-f]{16,32}-[0-9a-z]{1,10}-[a-z2-7]{16,32}"  # a signed host name
     r"|(?:(?<![\w-])|(?<=\\[nrt]))[\w-]{43}(?![\w-])",  # a sandbox's token, also after a newline that is written as \n
     re.IGNORECASE | re.ASCII,
@@ -35,7 +36,7 @@ _SECRETS = re.compile(
 
 # Most texts contain none of these, and this check costs a tenth of the full one.
 _LONG = re.compile(r"(?<![\w-])[\w-]{43}", re.ASCII)
-_HINTS = ("sandlot_", "bearer", "basic", "/signed/", "ticket", "token", "password", "secret", "key", "signature")
+_HINTS = ("@", "sandlot_", "bearer", "basic", "/signed/", "ticket", "token", "password", "secret", "key", "signature")
 
 
 class _Stderr(io.TextIOBase):

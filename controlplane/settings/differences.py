@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +13,7 @@ from controlplane.settings.table import SECTIONS
 # Settings whose values are never shown.
 SECRETS = frozenset({("server", "api_keys"), ("traces", "collector_headers")})
 HIDDEN = "(not shown)"
+_PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")  # a name and a password in a URL, such as of a collector
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -48,5 +50,5 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+        return ", ".join(map(_text, value))
+    return _PASSWORD.sub("…", str(value))

@@ -87,6 +87,7 @@ SECRETS = {
     "an authorization": ("Authorization: Bearer abc.def-ghi", "abc.def-ghi"),
     "a ticket": ("GET /stream?ticket=a1b2c3d4e5&x=1", "a1b2c3d4e5"),
     "a password": ("{'username': 'me', 'password': 'correct-horse'}", "correct-horse"),
+    "a password in a URL": ("cannot reach http://me:correct-horse@proxy.example:3128/x", "correct-horse"),
     "a signed path": (f"/v1/sandboxes/x/signed/80/zzz/{SIGNED}/page", SIGNED),
     "a signed host": (f"no host 8080-{'0' * 32}-t4x9yz-{SIGNED}.localhost", SIGNED),
 }
@@ -133,6 +134,7 @@ def test_what_looks_like_a_secret_is_not_logged(
         "container " + "0123456789abcdef" * 4,
         "a token is needed, in a header",
         "GET /v1/sandboxes/x/proxy/44772/files/download",
+        "http://proxy.example:3128/@scope/package@1.2, me@example.com",
         "image registry.example:5000/sandlot/code-interpreter:v1.2.3",
         "2026-11-28T20:21:22.123456Z",
     ],

@@ -18,7 +18,7 @@ from controlplane.api.server.report import Reports
 from controlplane.api.server.schema import CheckView
 from controlplane.sandbox import Limits
 from controlplane.settings.differences import HIDDEN, SECRETS, differences
-from controlplane.settings.sections import PoolSettings, SandboxSettings, ServerSettings, Settings
+from controlplane.settings.sections import PoolSettings, SandboxSettings, ServerSettings, Settings, TraceSettings
 from controlplane.settings.table import SECTIONS
 from tests.support.server import application
 from tests.support.server.application import World
@@ -82,6 +82,13 @@ def test_what_an_operator_has_set() -> None:
         ("[aliases] py", "sandlot/python", ""),
     ]
     assert list(differences(Settings())) == []
+
+
+def test_a_password_in_a_url_is_not_shown() -> None:
+    """The rest of the URL is."""
+    settings = Settings(traces=TraceSettings(endpoint="https://me:correct-horse@collector.example:4318/v1/traces"))
+    (found,) = differences(settings)
+    assert found.value == "https://…@collector.example:4318/v1/traces"
 
 
 def test_every_setting_that_sounds_like_a_secret_is_one() -> None:

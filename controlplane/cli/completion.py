@@ -11,7 +11,6 @@ from controlplane.cli.parsing import Options, Parser, Say
 from controlplane.cli.place import place_of
 from controlplane.client.names import SHORT, listed, name_of
 from controlplane.client.server import Server
-from controlplane.client.text import safe
 
 DESCRIPTION = """Print a script that makes a shell complete the commands of sandlot, their options, and the ids and
 names of sandboxes, for which the server is asked."""
@@ -24,6 +23,9 @@ EXAMPLES = """examples:
 SHELLS = ("bash", "zsh", "fish")
 # A person waits for the answer, and a server that does not answer must not keep the shell.
 TIMEOUT_S = 1.0
+
+# A shell puts a word into the line as it is, and obeys what is in it: `$(…)`, `;`, a newline, a leading dash.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 # `sandlot complete -- WORDS` prints a line for each word that can stand in the place of the last one, and nothing if
 # file names belong there.
@@ -183,9 +185,8 @@ def _sandboxes(words: Sequence[str]) -> Iterator[str]:
     place = place_of(given["--server"], given["--api-key"], given["--key-file"], None)
     for sandbox in listed(Server(place.address, place.key, timeout_s=TIMEOUT_S)):
         word = words[-1]
-        yield str(sandbox["id"])[: max(SHORT, len(word))]
-        if name := name_of(sandbox):
-            yield safe(name)
+        found = (str(sandbox["id"])[: max(SHORT, len(word))], name_of(sandbox))
+        yield from filter(_PLAIN.fullmatch, found)
 
 
 def _given(words: Sequence[str], flag: str) -> str | None:

@@ -139,3 +139,20 @@ async def test_in_fish(edge: Edge, typed: str, expected: list[str]) -> None:
         subprocess.run, [needs("fish"), "--no-config", "-c", script], capture_output=True, text=True, check=False
     )
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == expected, done.stderr
+
+
+HOSTILE = ("$(touch x)", "`x`", "a;b", "a b", "-rf", "a\nb", "*", "~", "a|b", "x\x1b[2J", "")
+
+
+@pytest.mark.attack(
+    "edge",
+    "A server that was pointed at names its sandboxes as commands of a shell, and a person completes such a name",
+    "Only words that mean nothing to a shell are offered",
+)
+def test_a_name_is_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [{"id": text, "metadata": {"name": text}} for text in HOSTILE]
+    found.append({"id": "0123456789abcdef", "metadata": {"name": "web-1"}})
+    monkeypatch.setattr(completion, "listed", lambda _: found)
+    place = ["--server", "http://localhost:1", "--api-key", "x" * 16]
+    assert words(capsys, "rm", *place, "") == ["0123456789ab", "web-1"]
+    assert words(capsys, "cp", *place, "") == ["0123456789ab:", "web-1:"]

@@ -60,6 +60,8 @@ async def test_a_paused_sandbox_is_shown_as_such_and_goes_on(room: Room) -> None
     await room.page.get_by_role("button", name="Resume").press("Enter")
     await expect(room.page.get_by_text("This sandbox is paused")).to_have_count(0)
     await room.type_code("6 * 7")
+    await expect(room.cell().get_by_text("6 * 7")).to_be_visible()
+    await expect(room.cell().get_by_role("button", name="Run")).to_be_enabled()
     await room.page.keyboard.press("Control+Enter")
     await expect(room.cell().get_by_role("region", name="Output")).to_have_text("42")
 

@@ -30,7 +30,7 @@ def sandboxes(server: LiveServer) -> Iterator[list[str]]:
             "image": {"uri": "sandlot/code-interpreter"},
             "entrypoint": ["tail", "-f", "/dev/null"],
             "timeout": 1800 + 900 * number,
-            "metadata": {"team": team, "agent": f"a-{number + 1}"},
+            "metadata": {"name": f"{team}-{number + 1}", "team": team, "agent": "yes"},
         }
         found.append(server.request("POST", "/v1/sandboxes", body)["id"])
     for code in WORK:
@@ -50,7 +50,7 @@ async def test_pictures_of_the_documentation(tabs: Tabs, server: LiveServer, san
     for row in range(len(sandboxes)):
         await expect(page.get_by_role("row").nth(row + 1).get_by_role("gridcell").nth(6)).to_contain_text("MB")
     await picture(tab, "sandboxes", for_docs=True)
-    await page.set_viewport_size({"width": 1000, "height": 560})
+    await page.set_viewport_size({"width": 1000, "height": 700})
     await page.goto(f"{server.address}/console/sandboxes/{sandboxes[0]}/activity")
     await expect(page.get_by_text("sales.euros.sum()").first).to_be_visible()
     await page.get_by_text("import pandas").first.click()

@@ -146,7 +146,7 @@ class Volumes:
         """Remove a named volume with all that is in it. 409 says which sandbox uses the volume."""
         name = request.path_params["name"]
         if all(volume.name != name for volume in await self._driver.volumes.list()):
-            raise NotFound(f"there is no volume {name[:200]}", code="volume.not_found")
+            raise NotFound(f"there is no volume {name[:200]}", code="volume.unknown")
         if users := [sandbox.id for sandbox in self._users(name)]:
             raise _volume_in_use(f"the volume {name} belongs to {_some(users)}: delete {_them(users)} first")
         try:
@@ -189,7 +189,7 @@ def _them(users: list[str]) -> str:
 
 
 def _in_use(text: str) -> Conflict:
-    return Conflict(text, code="image.in_use")
+    return Conflict(text, code="image.used")
 
 
 def _volume_in_use(text: str) -> Conflict:

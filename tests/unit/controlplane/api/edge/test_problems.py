@@ -61,6 +61,12 @@ def test_every_code_of_execd_has_a_row_and_every_row_a_code() -> None:
     assert set(BY_AGENT_CODE) == CODES
 
 
+@pytest.mark.parametrize("kind", BY_CLASS)
+def test_a_code_of_the_table_is_not_that_of_a_class(kind: type[SandlotError]) -> None:
+    """Or says the same: the table of codes wins over the table of classes."""
+    assert BY_CODE.get(kind.code, BY_CLASS[kind]) == BY_CLASS[kind]
+
+
 @pytest.mark.parametrize("problem", [*BY_CLASS.values(), *BY_CODE.values(), *BY_AGENT_CODE.values()])
 def test_every_row_is_an_error_with_a_code(problem: problems.Problem) -> None:
     """Statuses are errors, codes are words in capitals."""
